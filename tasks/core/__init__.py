@@ -1,0 +1,1 @@
+"""Pure values of the line: params, layout, manifests, digests, errors, events. No torch, no network."""

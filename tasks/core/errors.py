@@ -1,0 +1,102 @@
+"""What can go wrong, by what the caller should do next.
+
+    TunelineError           anything said to the user on one line, without a traceback
+    ├── ParamsError         params.yaml or a flag is wrong: mend it; never retried
+    ├── DataError           a row or a file is malformed: mend the data; never retried
+    ├── ModelError          the base, an adapter or a format can't be used; never retried
+    ├── IntegrityError      bytes differ from their digest: restore them; never retried
+    ├── ResourceError       disk, memory or permission: make room, then run again
+    ├── StorageError        the store refuses: credentials, bucket, address; never retried
+    │   └── ConflictError   somebody else was first: read again, then decide
+    ├── TransientError      network or throttling: retried with backoff
+    ├── ServiceError        an embedded service did not start or died
+    └── StageFailed         a stage's own process failed; carries that step's message
+
+A message says what happened, where, what was found, and the next move.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from typing import ClassVar
+
+
+class TunelineError(Exception):
+    """Base of every error that is meant for the user."""
+
+    exit_code: ClassVar[int] = 1
+
+    def as_json(self) -> str:
+        """One line that `from_json` turns back into the same kind of error."""
+        return json.dumps({"type": type(self).__name__, "message": str(self)}, ensure_ascii=False)
+
+
+class ParamsError(TunelineError):
+    exit_code = 2
+
+
+class DataError(TunelineError):
+    exit_code = 3
+
+
+class ModelError(TunelineError):
+    exit_code = 4
+
+
+class IntegrityError(TunelineError):
+    exit_code = 5
+
+
+class ResourceError(TunelineError):
+    exit_code = 6
+
+
+class StorageError(TunelineError):
+    exit_code = 7
+
+
+class ConflictError(StorageError):
+    exit_code = 8
+
+
+class TransientError(TunelineError):
+    exit_code = 9
+
+
+class ServiceError(TunelineError):
+    exit_code = 10
+
+
+class StageFailed(TunelineError):
+    exit_code = 11
+
+
+KINDS: dict[str, type[TunelineError]] = {
+    kind.__name__: kind
+    for kind in (
+        TunelineError, ParamsError, DataError, ModelError, IntegrityError, ResourceError,
+        StorageError, ConflictError, TransientError, ServiceError, StageFailed,
+    )
+}  # fmt: skip
+
+
+def from_json(text: str) -> TunelineError:
+    """The error that `as_json` wrote; an unknown kind becomes a plain TunelineError."""
+    value = json.loads(text)
+    return KINDS.get(value["type"], TunelineError)(value["message"])
+
+
+def from_os_error(error: OSError, doing: str) -> ResourceError:
+    """An operating-system refusal in the user's words.
+
+    Law: the result always names what was being done and, where there is one, the path.
+    """
+    where = f" ({error.filename})" if error.filename else ""
+    next_move = {
+        errno.ENOSPC: "the disk is full: free some space, then run the same command again",
+        errno.EDQUOT: "the disk quota is used up: free some space, then run the same command again",
+        errno.EACCES: "permission denied: make the folder writable for this user",
+        errno.EROFS: "the file system is read-only: choose a writable workspace",
+    }.get(error.errno or 0, f"{error.strerror or error}: check the path, then run the same command again")
+    return ResourceError(f"{doing}{where}: {next_move}")

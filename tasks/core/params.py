@@ -1,0 +1,205 @@
+"""The knobs of the line: `params.yaml` as frozen, closed values. One section a step.
+
+Secrets, buckets and endpoints are no params: they come from the environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, cast
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from tasks.core.errors import ParamsError
+
+FILE = Path("params.yaml")
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+
+
+class Section(BaseModel):
+    """A closed section: an unknown key is an error with its dotted path."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FetchParams(Section):
+    """The base model."""
+
+    ref: Annotated[str, Field(description="hub:ORG/NAME, a folder, or gguf:PACKAGE or gguf:FILE")]
+    revision: Annotated[
+        str | None, Field(description="hub: the 40-digit commit; folder or gguf: the SHA-256 it must have")
+    ] = None
+
+
+class Splits(Section):
+    """Shares of the prompts, chosen by a hash: a prompt never moves when others arrive."""
+
+    valid: Share = 0.05
+    test: Share = 0.15
+
+    @model_validator(mode="after")
+    def _leaves_some(self) -> Self:
+        if self.valid + self.test > 0.9:
+            raise ValueError("valid and test together leave less than a tenth for training")
+        return self
+
+
+class PrepareParams(Section):
+    splits: Splits = Splits()
+    max_length: Annotated[Count, Field(description="tokens; longer rows are dropped and counted")] = 512
+    max_dropped: Annotated[Share, Field(description="share of dropped rows above which the stage fails")] = 0.1
+    salt: str = "tuneline"
+
+
+class Batch(Section):
+    rows: Annotated[Count, Field(description="conversations an optimizer step")] = 8
+    micro_tokens: Annotated[Count, Field(description="tokens a forward pass: bounds memory, not the result")] = 1024
+
+
+class Optimizer(Section):
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: Annotated[Share, Field(description="share of the steps")] = 0.05
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+
+
+class TrainParams(Section):
+    method: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")] = "lora"
+    rank: Count = 16
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    dropout: Share = 0.0
+    targets: Annotated[str | tuple[str, ...], Field(description="all-linear, or module names")] = "all-linear"
+    epochs: Count = 1
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 7
+    batch: Batch = Batch()
+    optimizer: Optimizer = Optimizer()
+
+
+class MergeParams(Section):
+    dtype: Annotated[Literal["base", "float32", "float16", "bfloat16"], Field(description="of the merged weights")] = (
+        "base"
+    )
+
+
+class QuantizeParams(Section):
+    formats: Annotated[tuple[Name, ...], Field(description="one file a format under tasks/ml/export/")] = ("nf4",)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(self.formats)) != len(self.formats):
+            raise ValueError("a format is listed twice")
+        return self
+
+
+class EvaluateParams(Section):
+    metrics: tuple[Name, ...] = ("exact_match", "token_f1", "rouge_l", "chrf")
+    max_new_tokens: Count = 64
+    batch_size: Annotated[Count, Field(description="rows generated together")] = 16
+
+
+class ReportParams(Section):
+    samples: Annotated[int, Field(ge=0, description="generations shown beside their references")] = 8
+
+
+class PublishParams(Section):
+    name: Annotated[Name, Field(description="the model's name in the registry")] = "model"
+
+
+class Params(Section):
+    """params.yaml. Law: `Params(**p.model_dump()) == p`."""
+
+    fetch: FetchParams
+    prepare: PrepareParams = PrepareParams()
+    train: TrainParams = TrainParams()
+    merge: MergeParams = MergeParams()
+    quantize: QuantizeParams = QuantizeParams()
+    evaluate: EvaluateParams = EvaluateParams()
+    report: ReportParams = ReportParams()
+    publish: PublishParams = PublishParams()
+
+
+def load(path: Path = FILE) -> Params:
+    """Read and check the file; every error at once, each with its dotted path."""
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path} is not here: run the command in the project's folder") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    return parse(value, str(path))
+
+
+def parse(value: object, where: str) -> Params:
+    try:
+        return Params.model_validate(value)
+    except ValidationError as error:
+        raise ParamsError(f"{where}: " + "; ".join(_complaints(error))) from None
+
+
+def _complaints(error: ValidationError) -> Iterable[str]:
+    for item in error.errors():
+        path = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            yield f"{path}: unknown key; known here: {', '.join(_known(item['loc'][:-1]))}"
+        else:
+            yield f"{path}: {item['msg'].removeprefix('Value error, ')} (found {item['input']!r})"
+
+
+def _known(loc: tuple[int | str, ...]) -> list[str]:
+    section: type[BaseModel] = Params
+    for part in loc:
+        section = cast("type[BaseModel]", section.model_fields[str(part)].annotation)
+    return sorted(section.model_fields)
+
+
+def override(params: Params, settings: Iterable[str]) -> Params:
+    """Apply `train.rank=8`-like settings; the value is read as YAML.
+
+    Law: overriding a path with the value it has changes nothing.
+    """
+    value = params.model_dump(mode="json")
+    for setting in settings:
+        path, separator, text = setting.partition("=")
+        if not separator or not path:
+            raise ParamsError(f"--set {setting}: expected PATH=VALUE, for instance train.rank=8")
+        *parents, last = path.split(".")
+        node: object = value
+        for parent in parents:
+            node = cast("dict[str, object]", node).get(parent) if isinstance(node, Mapping) else None
+        if not isinstance(node, dict):
+            raise ParamsError(f"--set {setting}: there is no section {'.'.join(parents)!r} in params.yaml")
+        try:
+            cast("dict[str, Any]", node)[last] = _number(yaml.safe_load(text))
+        except yaml.YAMLError:
+            raise ParamsError(f"--set {setting}: the value {text!r} is not YAML") from None
+    return parse(value, "--set")
+
+
+def _number(value: Any) -> Any:
+    """PyYAML reads `2e-4` as a string where YAML 1.2 has a number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def difference(old: Params, new: Params) -> dict[str, Any]:
+    """Dotted paths whose values differ, with the new value."""
+    left, right = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    return {path: value for path, value in right.items() if left[path] != value}
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flat(cast("Mapping[str, Any]", item), f"{prefix}{key}.") if isinstance(item, dict) else {prefix + key: item}
+    return flat

@@ -1,0 +1,1 @@
+"""Rows: reading, splits, chat templates and tokens. No torch."""

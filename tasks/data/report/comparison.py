@@ -1,0 +1,155 @@
+"""Every target against the base, as one plain value: `comparison.json`, shared by page, terminal and Prefect UI."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import ValidationError, model_validator
+
+from tasks.core.errors import IntegrityError
+from tasks.data.report.evaluations import Evaluation
+from tasks.data.report.units import Number, Unit
+from tasks.data.report.values import Value, complaint
+
+FILE = "comparison.json"
+TUNED = ("merged", "adapter")
+
+
+class Column(Value):
+    """`better` is None where neither direction is: such a column has no best value."""
+
+    key: str
+    label: str
+    unit: Unit = ""
+    better: Literal["higher", "lower"] | None = None
+
+
+class Row(Value):
+    """One target. Law: `difference[k] == values[k] - base.values[k]`, or None where either is missing."""
+
+    target: str
+    values: dict[str, Number | None]
+    difference: dict[str, Number | None]
+
+
+class Comparison(Value):
+    """The first row is the base, the first column the one that leads; `tested` counts the test rows."""
+
+    tested: int
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        keys = {column.key for column in self.columns}
+        if not (keys and self.rows and all(row.values.keys() == keys == row.difference.keys() for row in self.rows)):
+            raise ValueError("there is a row, and each has one value and one difference for every column")
+        return self
+
+    @property
+    def base(self) -> Row:
+        return self.rows[0]
+
+    @property
+    def leading(self) -> Column:
+        return self.columns[0]
+
+    @property
+    def tuned(self) -> Row:
+        """The merged model; the adapter, or the last target, where nothing was merged."""
+        by_target = {row.target: row for row in self.rows}
+        return next((by_target[target] for target in TUNED if target in by_target), self.rows[-1])
+
+    @property
+    def quantized(self) -> Row | None:
+        """The smallest exported format: the one that a deployment would choose for its size."""
+        formats = [row for row in self.rows[1:] if row.target not in TUNED]
+        sized = {row.target: size for row in formats if (size := row.values.get("size_bytes")) is not None}
+        return min(formats, key=lambda row: (sized.get(row.target, float("inf")), row.target), default=None)
+
+
+METRICS = {
+    "exact_match": Column(key="exact_match", label="Exact match", unit="share", better="higher"),
+    "token_f1": Column(key="token_f1", label="Token F1", unit="share", better="higher"),
+    "rouge_l": Column(key="rouge_l", label="ROUGE-L", unit="share", better="higher"),
+    "chrf": Column(key="chrf", label="chrF", unit="share", better="higher"),
+}
+QUALITY = {
+    "loss": Column(key="loss", label="Loss", better="lower"),
+    "perplexity": Column(key="perplexity", label="Perplexity", better="lower"),
+}
+COST = {
+    "size_bytes": Column(key="size_bytes", label="Size", unit="bytes", better="lower"),
+    "generate_seconds": Column(key="generate_seconds", label="Generation", unit="s", better="lower"),
+    "tokens_per_second": Column(key="tokens_per_second", label="Tokens/s", unit="tokens/s", better="higher"),
+    "peak_memory_bytes": Column(key="peak_memory_bytes", label="Peak memory", unit="bytes", better="lower"),
+}
+
+
+def compare(evaluations: Sequence[Evaluation]) -> Comparison:
+    """The table of the targets in the order given; the first is what the others are compared with.
+
+    An adapter serves nobody without its base, so its size is that of both.
+    """
+    columns = (*_metric_columns(evaluations), *QUALITY.values(), *COST.values())
+    values = [_values(evaluation, columns) for evaluation in evaluations]
+    for evaluation, own in zip(evaluations, values, strict=True):
+        if evaluation.target == "adapter":
+            own["size_bytes"] = _sum(own["size_bytes"], values[0]["size_bytes"])
+    rows = (
+        Row(target=evaluation.target, values=own, difference=_difference(own, values[0]))
+        for evaluation, own in zip(evaluations, values, strict=True)
+    )
+    return Comparison(tested=evaluations[0].measured.rows, columns=columns, rows=tuple(rows))
+
+
+def _metric_columns(evaluations: Sequence[Evaluation]) -> list[Column]:
+    """The known metrics first; which way a metric unknown here points is not guessed at."""
+    names = {name for evaluation in evaluations for name in evaluation.measured.metrics}
+    known = [column for name, column in METRICS.items() if name in names]
+    return known + [Column(key=name, label=name.replace("_", " ")) for name in sorted(names - METRICS.keys())]
+
+
+def _values(evaluation: Evaluation, columns: Sequence[Column]) -> dict[str, Number | None]:
+    measured = evaluation.measured
+    every: dict[str, Number | None] = {**measured.metrics, **measured.model_dump(include={*QUALITY, *COST})}
+    return {column.key: every.get(column.key) for column in columns}
+
+
+def _sum(left: Number | None, right: Number | None) -> Number | None:
+    return None if left is None or right is None else left + right
+
+
+def _difference(own: dict[str, Number | None], base: dict[str, Number | None]) -> dict[str, Number | None]:
+    return {key: None if value is None or (other := base[key]) is None else value - other for key, value in own.items()}
+
+
+def best(comparison: Comparison, column: Column) -> Number | None:
+    """The value to mark in a column; None where nothing is better or all targets are equal."""
+    values = [value for row in comparison.rows if (value := row.values[column.key]) is not None]
+    if column.better is None or len(set(values)) < 2:
+        return None
+    return max(values) if column.better == "higher" else min(values)
+
+
+def quality(comparison: Comparison) -> dict[str, dict[str, Number]]:
+    """How good each target is, as `dvc metrics` reads it: what was not measured is left out."""
+    return {
+        row.target: {key: value for key, value in row.values.items() if value is not None and key not in COST}
+        for row in comparison.rows
+    }
+
+
+def read_comparison(folder: Path) -> Comparison:
+    """The comparison in a report's folder."""
+    try:
+        return Comparison.model_validate_json((folder / FILE).read_bytes())
+    except FileNotFoundError:
+        raise IntegrityError(f"{folder} has no {FILE}. Run the stage that makes it: dvc repro report") from None
+    except ValidationError as error:
+        raise IntegrityError(
+            f"{folder / FILE} is not a comparison: {complaint(error)}. "
+            "Run the stage again: dvc repro --force --single-item report"
+        ) from None

@@ -1,0 +1,161 @@
+"""What `evaluate` left for each target, read once into typed values; leftovers of an earlier run stay out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import Field, ValidationError
+
+from tasks.core import events, manifest
+from tasks.core.errors import DataError
+from tasks.core.manifest import Manifest
+from tasks.core.params import Name
+from tasks.data.report.values import Figure, Value, complaint
+from tasks.data.rows import Message
+
+V = TypeVar("V", bound=Value)
+
+FIRST = ("base", "adapter", "merged")
+"""Shown in this order; the exported formats follow alphabetically."""
+
+
+class Answer(Value):
+    """One test row as one target answered it."""
+
+    id: str
+    tags: tuple[str, ...] = ()
+    prompt: tuple[Message, ...]
+    reference: str
+    prediction: str
+    metrics: dict[Name, Figure] = Field(default_factory=dict[Name, Figure])
+
+    @property
+    def exact(self) -> bool:
+        """As the metric judged it; character for character where `exact_match` was not measured."""
+        judged = self.metrics.get("exact_match")
+        return self.prediction == self.reference if judged is None else judged == 1
+
+
+class Measured(Value):
+    """Means over the test rows. Seconds, bytes and tokens/s are those of the machine that evaluated."""
+
+    target: Name
+    rows: int
+    loss: Figure = None
+    perplexity: Figure = None
+    metrics: dict[Name, Figure] = Field(default_factory=dict[Name, Figure])
+    size_bytes: int | None = None
+    generate_seconds: Figure = None
+    tokens_per_second: Figure = None
+    peak_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One target on the test rows, in the order in which they were tested."""
+
+    manifest: Manifest
+    measured: Measured
+    answers: tuple[Answer, ...]
+
+    @property
+    def target(self) -> str:
+        return self.measured.target
+
+
+def read_all(folder: Path, present: Mapping[str, str]) -> tuple[Evaluation, ...]:
+    """Every target evaluated on the `present` inputs (name to digest), the base first.
+
+    Law: all of them answered the same rows. Raises DataError where there is nothing to compare.
+    """
+    found = sorted((_read(path) for path in _sealed(folder) if _current(path, present)), key=_order)
+    targets = [evaluation.target for evaluation in found]
+    if "base" not in targets:
+        raise DataError(
+            f"{folder} has no evaluation of the base on the present data (found: {', '.join(targets) or 'none'}); "
+            "the report compares against it. Run the stage evaluate@base: dvc repro evaluate@base"
+        )
+    if len(targets) < 2:
+        raise DataError(
+            f"{folder} has an evaluation of the base only, so there is nothing to compare with it. "
+            "Run the stage evaluate@merged: dvc repro evaluate@merged"
+        )
+    _same_rows(folder, found)
+    return tuple(found)
+
+
+def _sealed(folder: Path) -> Iterator[Path]:
+    """Finished folders only: one without a manifest does not exist, and a staged one is not yet an output."""
+    if folder.is_dir():
+        for path in sorted(folder.iterdir()):
+            if (path / manifest.NAME).is_file() and path.suffix not in (".partial", ".old"):
+                yield path
+
+
+def _order(evaluation: Evaluation) -> tuple[int, str]:
+    target = evaluation.target
+    return (FIRST.index(target) if target in FIRST else len(FIRST), target)
+
+
+def _current(path: Path, present: Mapping[str, str]) -> bool:
+    """Whether it was evaluated on the present inputs; otherwise it is named and left out."""
+    inputs = manifest.read(path).inputs
+    for name in sorted(present):
+        if inputs.get(name, present[name]) != present[name] or (name == "chat" and name not in inputs):
+            events.warning(
+                f"{path} was evaluated with another {name} ({inputs.get(name, 'none')[:12]}, now "
+                f"{present[name][:12]}): left out of the report. Run dvc repro evaluate@{path.name}, or delete it"
+            )
+            return False
+    return True
+
+
+def _read(path: Path) -> Evaluation:
+    sealed = manifest.verify(path)
+    measured = _parse(Measured, _bytes(path / "metrics.json"), str(path / "metrics.json"))
+    if measured.target != path.name:
+        raise DataError(
+            f"{path / 'metrics.json'} is about {measured.target!r} but lies in {path.name!r}: "
+            f"delete {path} and run dvc repro evaluate@{path.name}"
+        )
+    lines = _bytes(path / "rows.jsonl").split(b"\n")  # splitlines would break inside a row
+    answers = tuple(
+        _parse(Answer, line, f"{path / 'rows.jsonl'}:{n}") for n, line in enumerate(lines, 1) if line.strip()
+    )
+    return Evaluation(sealed, measured, answers)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(
+            f"{path} is not there. Run the stage again: dvc repro --force evaluate@{path.parent.name}"
+        ) from None
+
+
+def _parse(kind: type[V], data: bytes, where: str) -> V:
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        raise DataError(f"{where}: {complaint(error)}. Run the evaluate stage of this target again") from None
+
+
+def _same_rows(folder: Path, evaluations: Sequence[Evaluation]) -> None:
+    wanted = {answer.id for answer in evaluations[0].answers}
+    for evaluation in evaluations:
+        ids = {answer.id for answer in evaluation.answers}
+        where, again = folder / evaluation.target, f"Run dvc repro --force evaluate@{evaluation.target}"
+        if len(evaluation.answers) != evaluation.measured.rows or len(ids) != evaluation.measured.rows:
+            raise DataError(
+                f"{where}: metrics.json counts {evaluation.measured.rows} rows, rows.jsonl holds "
+                f"{len(evaluation.answers)} with {len(ids)} different ids. {again}"
+            )
+        if odd := sorted(ids ^ wanted):
+            raise DataError(
+                f"{where}: row {odd[0]!r} was answered by only one of base and {evaluation.target}, and targets are "
+                f"comparable on the same rows only. {again}"
+            )

@@ -1,0 +1,71 @@
+"""Checkpoints that survive a kill at any moment: staged, flushed, renamed, with their digests; the newest whole one counts.
+
+HF Trainer writes in place and resumes from the highest number, so a kill during a save leaves a run
+that can't resume; here a folder without a manifest does not exist, and a damaged one is passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tasks.core import events, manifest
+from tasks.core.errors import IntegrityError
+
+KEPT = 2
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that the steps after `step` read: tensors, and plain JSON values."""
+
+    step: int
+    tensors: Mapping[str, Tensor]
+    values: Mapping[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one piece of work, in `folder`; `seconds` between two saves."""
+
+    def __init__(self, folder: Path, seconds: float) -> None:
+        self._folder, self._seconds = folder, seconds
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        return time.monotonic() - self._last >= self._seconds
+
+    def save(self, state: State) -> None:
+        """Law: after a kill during a save the checkpoint before is still there and whole."""
+        with manifest.staged(self._folder / f"step-{state.step:08}") as partial:
+            save_file({name: tensor.contiguous() for name, tensor in state.tensors.items()}, partial / "state.safetensors")
+            (partial / "state.json").write_text(json.dumps(state.values), encoding="utf-8")
+            manifest.seal(partial, step="train", inputs={}, params={}, facts={"step": state.step})
+        self._last = time.monotonic()
+        for old in self._found()[:-KEPT]:
+            shutil.rmtree(old)
+
+    def newest(self) -> State | None:
+        """The newest whole checkpoint; a damaged one is named and passed over."""
+        for folder in reversed(self._found()):
+            try:
+                sealed = manifest.verify(folder)
+            except IntegrityError as error:
+                events.warning(f"checkpoint passed over: {error}")
+                continue
+            values = json.loads((folder / "state.json").read_bytes())
+            return State(sealed.facts["step"], load_file(folder / "state.safetensors"), values)
+        return None
+
+    def clear(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _found(self) -> list[Path]:
+        return sorted(path for path in self._folder.glob("step-*") if path.suffix not in (".partial", ".old"))

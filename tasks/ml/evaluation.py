@@ -1,0 +1,82 @@
+"""Measure one model on the test rows: loss and perplexity on the answers, greedy generations, metrics a row, cost."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from tasks.core import events, manifest
+from tasks.core.params import EvaluateParams
+from tasks.data import chatset
+from tasks.data.chatset import Example
+from tasks.data.tokens import ChatTokenizer
+from tasks.ml import export, generation, loading, metrics, packing, training
+
+
+@dataclass(frozen=True)
+class Report:
+    """`rows` has one entry a test row; `summary` the means, and the cost as measured here."""
+
+    rows: list[dict[str, Any]]
+    summary: dict[str, Any]
+
+
+def run(params: EvaluateParams, *, target: str, chat: Path, base: Path, model: Path) -> Report:
+    """Law: the rows, their order, their ids and their references are the same for every target."""
+    loading.threads()
+    tokenizer, examples = ChatTokenizer(base), chatset.read(chat / "test.parquet")
+    started = time.perf_counter()
+    judged = load(target, base, model)
+    load_seconds = time.perf_counter() - started
+    started, losses = time.perf_counter(), list[tuple[float, int]]()
+    for _, loss, count in packing.row_losses(judged, examples):
+        losses.append((loss, count))
+        events.progress(f"evaluate {target}: loss", len(losses), len(examples))
+    loss_seconds, started = time.perf_counter() - started, time.perf_counter()
+    texts, generated = generation.answer(judged, tokenizer, examples, params, f"evaluate {target}: answers")
+    generate_seconds = time.perf_counter() - started
+    rows = _rows(examples, losses, texts, params.metrics)
+    total = sum(count for _, count in losses)
+    mean = sum(loss * count for loss, count in losses) / max(1, total)
+    return Report(rows, {
+        "target": target, "rows": len(rows), "loss": mean, "perplexity": math.exp(min(mean, 700)),
+        "metrics": {name: sum(row["metrics"][name] for row in rows) / len(rows) for name in params.metrics},
+        "size_bytes": sum(entry.size for entry in manifest.read(model).files.values()),
+        "load_seconds": load_seconds, "loss_seconds": loss_seconds, "generate_seconds": generate_seconds,
+        "tokens_per_second": generated / generate_seconds, "peak_memory_bytes": training.peak_memory(),
+    })  # fmt: skip
+
+
+def load(target: str, base: Path, model: Path) -> PreTrainedModel:
+    """The target as it is served: a plain folder, an adapter on the base that it was trained on, or a finished format."""
+    if target in ("base", "merged"):
+        return loading.load(model, loading.compute_dtype("auto"))
+    if target == "adapter":
+        facts = manifest.read(model).facts
+        bare = loading.load(base, loading.compute_dtype(facts["dtype"]), nf4=facts["nf4_base"])
+        tuned: Any = loading.with_adapter(bare, model)
+        return tuned.get_base_model()
+    return export.find(target)[0].load(model)
+
+
+def _rows(
+    examples: Sequence[Example], losses: Sequence[tuple[float, int]], texts: Sequence[str], names: Sequence[str]
+) -> list[dict[str, Any]]:
+    references = [example.conversation[-1].content for example in examples]
+    values = {name: metrics.compute(name, texts, references) for name in names}
+    return [
+        {
+            "id": example.id, "tags": example.tags,
+            "prompt": [message.model_dump() for message in example.conversation[:-1]],
+            "reference": references[place], "prediction": texts[place],
+            "loss": losses[place][0], "tokens": losses[place][1],
+            "metrics": {name: values[name][place] for name in names},
+        }
+        for place, example in enumerate(examples)
+    ]  # fmt: skip

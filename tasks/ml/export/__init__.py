@@ -1,0 +1,52 @@
+"""Finished formats: one file each with `write(merged, into) -> facts` and `load(folder, ...)`, found by its name.
+
+This package imports no torch, so that names can be checked before anything runs.
+A format's name is its file, or its file and a variant after the first dash: `gguf-f16` is `gguf.py` with `f16`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from tasks.core.errors import ParamsError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Format(Protocol):
+    """What a format's file defines. `variant` is "" where the name has none."""
+
+    VARIANTS: tuple[str, ...]
+
+    def missing(self) -> str | None:
+        """What to install before this format can be made, or None."""
+        ...
+
+    def write(self, merged: Path, into: Path, variant: str) -> dict[str, Any]:
+        """Make the format from a merged model folder; plain facts about it."""
+        ...
+
+    def load(self, folder: Path) -> PreTrainedModel:
+        """The finished file as a model that can be judged, from nothing but the folder."""
+        ...
+
+
+def known() -> list[str]:
+    return sorted(file.stem for file in Path(__file__).parent.glob("*.py") if file.stem not in ("__init__", "merge"))
+
+
+def find(name: str) -> tuple[Format, str]:
+    """The format's file and its variant. ParamsError: no such format, or what it needs is not installed."""
+    stem, _, variant = name.partition("-")
+    if stem not in known():
+        raise ParamsError(f"quantize.formats: unknown format {name!r}; known: {', '.join(known())}")
+    format = cast("Format", importlib.import_module(f"tasks.ml.export.{stem}"))
+    if variant not in format.VARIANTS:
+        choices = ", ".join(f"{stem}-{known}" if known else stem for known in format.VARIANTS)
+        raise ParamsError(f"quantize.formats: unknown format {name!r}; {stem} comes as: {choices}")
+    if missing := format.missing():
+        raise ParamsError(f"quantize.formats: {name} is unavailable: {missing}")
+    return format, variant

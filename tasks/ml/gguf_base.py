@@ -1,0 +1,36 @@
+"""A GGUF file as a plain Hugging Face folder: weights unpacked to bfloat16, tokenizer and chat template kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+from tasks.core.errors import ModelError
+
+
+def dequantise(file: Path, into: Path) -> None:
+    """Write `into` as `save_pretrained` would for a model that never was quantised.
+
+    ModelError: transformers knows no such architecture, or the file is damaged.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        model = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+        )
+    except (ValueError, KeyError, IndexError, EOFError, NotImplementedError) as error:
+        raise ModelError(f"{file} can't be read as a GGUF model: {error}") from None
+    _forget_quantisation(model)
+    model.save_pretrained(into)
+    tokenizer.save_pretrained(into)
+
+
+def _forget_quantisation(model: torch.nn.Module) -> None:
+    """The weights are plain by now, but `save_pretrained` refuses as long as these say otherwise."""
+    model.hf_quantizer = None
+    model.is_quantized = False  # pyright: ignore[reportAttributeAccessIssue]
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config  # pyright: ignore[reportAttributeAccessIssue]
+    model.config._name_or_path = ""  # a path of this machine has no place in a hashed output

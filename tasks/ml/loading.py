@@ -1,0 +1,77 @@
+"""Models from folders, never with code of their own: plain, quantised, or with an adapter."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from tasks.core.errors import ModelError
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def compute_dtype(name: str) -> torch.dtype:
+    """`auto` is bfloat16 where the processor multiplies it, else float32: software bfloat16 is slower than float32."""
+    if name != "auto":
+        return getattr(torch, name)
+    if torch.cuda.is_available():
+        fast = torch.cuda.is_bf16_supported()
+    else:
+        capable = torch.cpu.get_capabilities()
+        fast = bool(capable.get("avx512_bf16") or capable.get("amx_bf16"))
+    return torch.bfloat16 if fast else torch.float32
+
+
+def threads() -> None:
+    """Use the cores this process may run on; the count belongs to a bit-exact result, so the user can pin it."""
+    torch.set_num_threads(int(os.environ.get("TUNELINE_THREADS", len(os.sched_getaffinity(0)))))
+
+
+def load(folder: Path, dtype: torch.dtype, *, nf4: bool = False, attention: str = "sdpa") -> PreTrainedModel:
+    """The model of a folder in `dtype`, its frozen linear weights in NF4 if asked (Dettmers et al. 2023, arXiv 2305.14314).
+
+    A folder that was quantised says so in its config and is loaded as it is.
+    ModelError: transformers can't load it.
+    """
+    options: dict[str, Any] = {"quantization_config": nf4_config(dtype)} if nf4 else {}
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation=attention, device_map=str(device()),
+            local_files_only=True, use_safetensors=True, trust_remote_code=False, **options,
+        )  # fmt: skip
+    except (ValueError, KeyError, OSError, ImportError) as error:
+        raise ModelError(f"{folder} can't be loaded as a causal language model: {error}") from None
+    keep_packing_reversible(model)
+    return model.eval()
+
+
+def nf4_config(dtype: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def keep_packing_reversible(model: torch.nn.Module) -> None:
+    """bitsandbytes 0.50 repacks 4-bit weights in place at the first forward in eval mode on AVX512-BF16 processors;
+    afterwards most LoRA matrices silently get no gradient. Its own switch turns that off."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def with_adapter(model: PreTrainedModel, adapter: Path) -> torch.nn.Module:
+    """The model with a saved adapter on it, in evaluation mode."""
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False).eval()
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(f"the adapter {adapter} does not fit its base: {error}") from None

