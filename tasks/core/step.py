@@ -20,7 +20,7 @@ from tasks.core import events, params
 from tasks.core.errors import ResourceError, TunelineError, from_os_error
 from tasks.core.manifest import Manifest
 
-Step = Callable[..., Manifest]
+Step = Callable[..., Any]
 
 QUIET = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
@@ -67,7 +67,7 @@ def main(step: Step, argv: Sequence[str] | None = None) -> int:
     try:
         if section:
             arguments["params"] = getattr(params.load(Path("params.yaml")), section)
-        manifest = step(**arguments)
+        outcome = step(**arguments)
     except TunelineError as error:
         return _fail(error)
     except OSError as error:
@@ -81,7 +81,8 @@ def main(step: Step, argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    events.result(digest=manifest.digest, facts=manifest.facts)
+    if isinstance(outcome, Manifest):
+        events.result(digest=outcome.digest, facts=outcome.facts)
     return 0
 
 

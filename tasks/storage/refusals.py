@@ -43,7 +43,7 @@ def _row(kind: type[TunelineError], codes: str, advice: str) -> _Row:
     return _Row(kind, frozenset(codes.split()), advice)
 
 
-_TABLE = (
+REFUSALS = (
     _row(
         StorageError,
         "InvalidAccessKeyId SignatureDoesNotMatch InvalidToken InvalidClientTokenId UnrecognizedClientException",
@@ -127,7 +127,7 @@ _TABLE = (
     ),
 )
 
-_UNANSWERED = (
+UNANSWERED = (
     _row(StorageError, "ProfileNotFound", "there is no such profile: mend AWS_PROFILE"),
     _row(
         StorageError,
@@ -159,7 +159,7 @@ def meaning(refusal: Refusal, where: str) -> TunelineError:
 
     Law: the message begins with `where` and names the code; an unknown code of 500 or more is transient.
     """
-    for row in _TABLE:
+    for row in REFUSALS:
         if refusal.code in row.codes:
             return row.kind(f"{where}: {row.advice} ({refusal.code})")
     if refusal.status >= 500:
@@ -171,7 +171,7 @@ def meaning(refusal: Refusal, where: str) -> TunelineError:
 def unanswered(error: Exception, where: str) -> TunelineError:
     """The error for a request that got no answer: `error` is botocore's, known by its class or a parent's name."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    for row in _UNANSWERED:
+    for row in UNANSWERED:
         if row.codes & names:
             return row.kind(f"{where}: {row.advice} ({type(error).__name__})")
     return StorageError(f"{where}: {error}: check the AWS_* variables ({type(error).__name__})")

@@ -17,13 +17,16 @@ from tasks.core.errors import ResourceError
 AUTHOR = {
     "GIT_AUTHOR_NAME": "tuneline", "GIT_AUTHOR_EMAIL": "tuneline@localhost",
     "GIT_COMMITTER_NAME": "tuneline", "GIT_COMMITTER_EMAIL": "tuneline@localhost",
+    "GIT_AUTHOR_DATE": "2000-01-01T00:00:00Z", "GIT_COMMITTER_DATE": "2000-01-01T00:00:00Z",
 }  # fmt: skip
+"""Fixed, so that equal working trees are equal commits."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """`commit` holds exactly the files of the working tree; `head` is the branch's commit below it.
-    `changes` is the digest of the difference between the two, None where there is none."""
+    `changes` is the digest of the difference between the two, None where there is none; dvc.lock,
+    which every run rewrites, is no change."""
 
     commit: str
     head: str
@@ -44,8 +47,8 @@ def snapshot(root: Path) -> Snapshot:
     if tree == _git(root, "rev-parse", f"{head}^{{tree}}"):
         return Snapshot(head, head, None)
     commit = _git(root, "commit-tree", tree, "-p", head, "-m", "tuneline: working tree", environment=AUTHOR)
-    changes = digest.of_bytes(_git(root, "diff", "--binary", head, commit).encode())
-    return Snapshot(commit, head, changes)
+    difference = _git(root, "diff", "--binary", head, commit, "--", ".", ":!dvc.lock")
+    return Snapshot(commit, head, digest.of_bytes(difference.encode()) if difference else None)
 
 
 @contextmanager

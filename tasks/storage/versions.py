@@ -105,6 +105,10 @@ class Pipeline:
                 "or make the sample corpus with `tuneline ingest data/sample`"
             ) from None
 
+    def checkout_outputs(self) -> None:
+        """Link every stage's outputs, as dvc.lock names them, from the cache."""
+        self._repo.checkout([stage.name for stage in self.stages], force=True)
+
     def track(self, path: Path) -> None:
         """`dvc add`: the folder becomes a data version, named by `<path>.dvc`."""
         self._repo.add(str(path))

@@ -134,7 +134,8 @@ def _seal(folder: Path, files: Mapping[str, str] | None = None, **said: Mapping[
     folder.mkdir(parents=True)
     for name, text in (files or {"weights": folder.name}).items():
         (folder / name).write_text(text, encoding="utf-8")
-    manifest.seal(folder, step=folder.name, **{"inputs": {}, "params": {}, "facts": {}, **said})
+    said = {"inputs": {}, "params": {}, "facts": {}, **said}
+    manifest.seal(folder, step=folder.name, **said)
 
 
 def _csv(columns: tuple[str, ...], rows: list[list[float]]) -> str:

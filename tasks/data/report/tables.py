@@ -46,7 +46,7 @@ def _blocks(head: int, columns: Sequence[Sequence[str]]) -> Iterator[list[Sequen
     used = head
     for cells in columns:
         needed = len(GAP) + _width(cells)
-        if block and used + needed > WIDTH:
+        if used + needed > WIDTH:
             yield block
             block, used = [], head
         block.append(cells)

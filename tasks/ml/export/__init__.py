@@ -1,6 +1,6 @@
 """Finished formats: one file each with `write(merged, into) -> facts` and `load(folder, ...)`, found by its name.
 
-This package imports no torch, so that names can be checked before anything runs.
+Neither this package nor a format's file imports torch at its top, so that `find` can refuse before anything runs.
 A format's name is its file, or its file and a variant after the first dash: `gguf-f16` is `gguf.py` with `f16`.
 """
 

@@ -6,12 +6,12 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
-
-import torch
-from transformers import AutoModelForCausalLM, GgufConfig, PreTrainedModel
+from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 VARIANTS = ("f16", "bf16", "f32")
 FILE = "model.gguf"
@@ -37,6 +37,9 @@ def write(merged: Path, into: Path, variant: str) -> dict[str, Any]:
 
 def load(folder: Path) -> PreTrainedModel:
     """The file's own weights, unpacked by transformers, in the precision that it stores."""
+    import torch
+    from transformers import AutoModelForCausalLM, GgufConfig
+
     return AutoModelForCausalLM.from_pretrained(
         folder, gguf_file=FILE, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), local_files_only=True
     ).eval()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from pathlib import Path
-from typing import Any
-
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import ModelError
-from tasks.ml import loading
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 VARIANTS = ("",)
 
@@ -21,6 +21,8 @@ def missing() -> str | None:
 
 def write(merged: Path, into: Path, variant: str) -> dict[str, Any]:
     """Quantise, save, and look at what was saved: some tools merge and silently do not quantise."""
+    from tasks.ml import loading
+
     model = loading.load(merged, loading.compute_dtype("auto"), nf4=True)
     packed = sum(1 for module in model.modules() if type(module).__name__ == "Linear4bit")
     model.config._name_or_path = ""
@@ -34,4 +36,6 @@ def write(merged: Path, into: Path, variant: str) -> dict[str, Any]:
 
 
 def load(folder: Path) -> PreTrainedModel:
+    from tasks.ml import loading
+
     return loading.load(folder, loading.compute_dtype("auto"))

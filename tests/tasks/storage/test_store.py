@@ -10,7 +10,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -108,9 +108,15 @@ def environ(s3: Service) -> dict[str, str]:
     return {**s3.environment(), "AWS_MAX_ATTEMPTS": "3"}
 
 
+@pytest.fixture(scope="module")
+def root(s3: Service, bucket: str) -> Store:
+    return Store.open(f"s3://{bucket}", s3.environment())
+
+
 @pytest.fixture
-def store(environ: dict[str, str], bucket: str) -> Store:
-    return Store.open(f"s3://{bucket}/{uuid.uuid4().hex}", environ)
+def store(root: Store) -> Store:
+    """A prefix of its own for each test; the client is shared, as making one takes longer than most tests."""
+    return replace(root, prefix=uuid.uuid4().hex)
 
 
 @pytest.fixture
@@ -387,7 +393,7 @@ def test_refusals_are_told_apart(
 
 
 def test_no_code_means_two_things() -> None:
-    codes = [code for row in refusals._TABLE for code in row.codes]  # pyright: ignore[reportPrivateUsage]
+    codes = [code for row in refusals.REFUSALS for code in row.codes]
     assert len(codes) == len(set(codes)) > 50
 
 

@@ -17,7 +17,7 @@ from tasks.data.report.comparison import Column, Comparison, Row, best, compare,
 from tasks.data.report.difference import segments
 from tasks.data.report.evaluations import Evaluation, Measured
 from tasks.data.report.headline import interval
-from tasks.data.report.tables import WIDTH, as_markdown, as_text
+from tasks.data.report.tables import as_markdown, as_text
 from tasks.data.report.training import Point, smoothed
 
 FIGURES = st.none() | st.floats(0, 1e6, allow_nan=False)
@@ -105,8 +105,16 @@ def test_text_is_aligned_and_narrow(table: Comparison) -> None:
         assert len(block) == 1 + len(table.rows)
         widths = {wcwidth.width(line) for line in block}
         assert len(widths) == 1
-        assert max(widths) <= WIDTH
+        assert max(widths) <= 120
     assert "\x1b" not in as_text(table)
+
+
+def test_columns_that_do_not_fit_follow_below() -> None:
+    columns = tuple(Column(key=str(n), label=f"{n:02}" + "語" * 30) for n in range(7))
+    row = Row(target="base", values=(own := dict.fromkeys(map(str, range(7)), 1)), difference=own)
+    blocks = as_text(Comparison(tested=1, columns=columns, rows=(row,))).split("\n\n")
+    assert [block.count("語…") for block in blocks] == [2, 2, 2, 1]
+    assert all(block.startswith("target  ") and "\nbase    " in block for block in blocks)
 
 
 def test_text_of_a_wide_script() -> None:

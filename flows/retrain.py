@@ -1,0 +1,159 @@
+"""One run of the line: snapshot, every stage that has changed, a version in the registry, a report in the UI.
+
+The Prefect tasks are built from dvc.yaml's own graph: a stage added there is a task here.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.client.schemas.objects import State
+from prefect.context import get_run_context
+from prefect.futures import PrefectFuture, wait
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows import policy, preflight, report
+from flows.supervise import Run, supervise
+from flows.workspace import Workspace, bring_back, workspace
+from tasks import publish
+from tasks.core import events, layout, params
+from tasks.core.errors import TransientError, TunelineError
+from tasks.core.params import Params
+from tasks.storage.registry import Published
+from tasks.storage.versions import Change, Stage
+
+Futures = Mapping[str, PrefectFuture[Any]]
+
+
+@flow(
+    name="retrain",
+    flow_run_name="retrain-{name}",
+    task_runner=ThreadPoolTaskRunner(max_workers=policy.STAGES_AT_ONCE),  # pyright: ignore[reportArgumentType]
+    persist_result=False,
+)
+def retrain(params: Params | None = None, name: str = "model") -> State[Any]:
+    """Turn the corpus as it is now into a registered version. `params`: those of params.yaml unless given."""
+    checkout = Path.cwd()
+    try:
+        chosen = params or _params_of(checkout)
+        preflight.check(chosen)
+        with workspace(checkout, _run_name(), chosen) as run:
+            return _line(run, chosen)
+    except TunelineError as error:
+        return Failed(message=str(error))
+
+
+def _line(run: Workspace, chosen: Params) -> State[Any]:
+    seconds: dict[str, float] = {}
+    futures = _stages(run, seconds)
+    published = _publish(run, chosen, seconds, futures)
+    wait([*futures.values(), published])
+    for future in (*futures.values(), published):
+        if future.state.is_failed() or future.state.is_crashed():
+            return Failed(message=future.state.message)
+    result: Published = published.result()
+    _keep_report(run)
+    bring_back(run)
+    uri = publish.registry(os.environ).uri(result.version)
+    report.show_results(run.root, result, uri)
+    return Completed(
+        message=f"{result.version.reference} {'registered' if result.created else 'was registered already'}: {uri}",
+        data={
+            "version": result.version.reference, "uri": uri, "created": result.created, "ran": sorted(seconds),
+            "seconds": seconds, "report": str(_report_folder(run)),
+        },
+    )  # fmt: skip
+
+
+def _stages(run: Workspace, seconds: dict[str, float]) -> dict[str, PrefectFuture[Any]]:
+    """Submit every stage after those it needs, with the graph's own edges."""
+    futures: dict[str, PrefectFuture[Any]] = {}
+    for stage in run.pipeline.stages:
+        runner = task(_stage, name=stage.name, task_run_name=stage.name, **policy.OPTIONS)
+        futures[stage.name] = runner.submit(run, stage, seconds, wait_for=[futures[need] for need in stage.needs])
+    return futures
+
+
+def _stage(run: Workspace, stage: Stage, seconds: dict[str, float]) -> State[Any]:
+    """One stage: nothing to do, linked from the cache, or run by a supervised child."""
+    logger = get_run_logger()
+    change = run.pipeline.change(stage.name)
+    if change is Change.NONE:
+        return Completed(name="Cached", message="nothing has changed")
+    if change is Change.RESTORE:
+        run.pipeline.reproduce(stage.name)
+        return Completed(name="Cached", message="restored from the cache")
+    started, progress, relay = time.monotonic(), report.Progress(stage.name), _Relay(logger)
+
+    def listen(event: Mapping[str, Any]) -> None:
+        relay(event)
+        if event["kind"] == "progress":
+            progress.show(event)
+
+    folder = run.checkout / layout.HOME / "logs" / run.root.name / stage.name
+    try:
+        supervise(Run(stage.name, run.root, folder), listen)
+    except TransientError:
+        raise
+    except TunelineError as error:
+        return Failed(message=f"{stage.name}: {error}")
+    seconds[stage.name] = round(time.monotonic() - started, 3)
+    return Completed(message=f"ran in {seconds[stage.name]:.0f} s")
+
+
+class _Relay:
+    """Hands a step's events to the logger: every note, and progress every few seconds."""
+
+    EVERY_SECONDS = 4.0
+
+    def __init__(self, logger: Any) -> None:
+        self._logger, self._last = logger, 0.0
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        if event["kind"] == "progress":
+            if event["done"] >= event["total"] or time.monotonic() - self._last >= self.EVERY_SECONDS:
+                self._last = time.monotonic()
+                self._logger.info(events.describe(dict(event)))
+        elif event["kind"] in ("note", "warning"):
+            self._logger.log(30 if event["kind"] == "warning" else 20, event["text"])
+
+
+def _publish(run: Workspace, chosen: Params, seconds: dict[str, float], futures: Futures) -> PrefectFuture[Any]:
+    def publish_version() -> Published | State[Any]:
+        into = publish.registry(os.environ)
+        try:
+            return publish.publish_from(chosen.publish, run.root, run.snapshot, seconds, into)
+        except TransientError:
+            raise
+        except TunelineError as error:
+            return Failed(message=f"publish: {error}")
+
+    return task(publish_version, name="publish", task_run_name="publish", **policy.OPTIONS).submit(
+        wait_for=list(futures.values())
+    )
+
+
+def _keep_report(run: Workspace) -> None:
+    """The run's page outlives its workspace."""
+    shutil.copytree(run.root / layout.RUN_REPORT, _report_folder(run), dirs_exist_ok=True)
+
+
+def _report_folder(run: Workspace) -> Path:
+    return run.checkout / layout.HOME / "reports" / run.root.name
+
+
+def _run_name() -> str:
+    context: Any = get_run_context()
+    return str(context.flow_run.id)
+
+
+def _params_of(checkout: Path) -> Params:
+    return params.load(checkout / params.FILE)

@@ -1,0 +1,150 @@
+"""One stage as a process group of its own: its events come in, and nothing of it outlives its parent.
+
+The child (`python -m flows.supervise STAGE`) leads a new session, runs the stage through DVC and
+watches its parent. The parent tails the stage's events and, whatever ends it, ends the group:
+SIGTERM, time for a checkpoint, SIGKILL. Neither side imports Prefect.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.core import errors, events
+
+GRACE_SECONDS = 20.0
+"""How long a stage may take to write its checkpoint after SIGTERM."""
+POLL_SECONDS = 0.25
+
+Event = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where one stage's run leaves its events and its output."""
+
+    stage: str
+    workspace: Path
+    folder: Path
+
+
+def supervise(run: Run, listen: Callable[[Event], None]) -> None:
+    """Run the stage to its end, handing every event to `listen`. Raises the step's own error, or StageFailed."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    (run.folder / events.FILE).unlink(missing_ok=True)
+    failure: errors.TunelineError | None = None
+    with (run.folder / "output.log").open("wb") as output, _group(run, output) as child:
+        for event in _events(run.folder / events.FILE, child):
+            if event["kind"] == "error":
+                failure = errors.from_json(json.dumps(event))
+            listen(event)
+    if child.returncode:
+        raise failure or errors.StageFailed(_last_words(run, child.returncode))
+
+
+@contextmanager
+def _group(run: Run, output: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """The child's process group, ended with the block."""
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "TUNELINE_RUN_DIR": str(run.folder.absolute()),
+    }
+    child = subprocess.Popen(
+        [sys.executable, "-m", "flows.supervise", run.stage, str(os.getpid())],
+        cwd=run.workspace, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield child
+    finally:
+        end_group(child)
+
+
+def end_group(child: subprocess.Popen[bytes]) -> None:
+    """SIGTERM to the whole group, time for a checkpoint, SIGKILL. Nothing is sent once the group is gone."""
+    if child.poll() is None:
+        _signal(child.pid, signal.SIGTERM)
+        try:
+            child.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass
+    _signal(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _signal(group: int, number: int) -> None:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        pass
+
+
+def _events(file: Path, child: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
+    """Whole lines as they are written, until the child has ended and all is read."""
+    place = 0
+    while True:
+        ended = child.poll() is not None
+        if file.exists():
+            with file.open("rb") as stream:
+                stream.seek(place)
+                for line in stream:
+                    if not line.endswith(b"\n"):
+                        break
+                    place += len(line)
+                    yield json.loads(line)
+        if ended:
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def _last_words(run: Run, code: int) -> str:
+    """What to say of a stage that ended without a word of its own."""
+    if code == -signal.SIGKILL or code == 128 + signal.SIGKILL:
+        return f"{run.stage} was killed (SIGKILL): out of memory, or by hand; the same command resumes from its checkpoint"
+    lines = (run.folder / "output.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return f"{run.stage} ended with exit code {code}: {lines[-1] if lines else 'no output'} (all of it: {run.folder}/output.log)"
+
+
+def main() -> int:
+    """The child's side: run one stage through DVC, and die with the parent."""
+    stage, parent = sys.argv[1], int(sys.argv[2])
+    signal.signal(signal.SIGTERM, lambda *_: None)  # the step has its own handler; DVC must outlive it to say how it ended
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    from tasks.storage.versions import Pipeline
+
+    try:
+        Pipeline(Path.cwd()).reproduce(stage)
+    except errors.TunelineError as error:
+        print(error, file=sys.stderr)
+        return _exit_code(str(error))
+    return 0
+
+
+def _exit_code(message: str) -> int:
+    """The step's own code where DVC tells it (`failed to run: ..., exited with 137`), else 1."""
+    _, marker, code = message.rpartition("exited with ")
+    number = code.strip(" .'\"")
+    return abs(int(number)) % 256 or 1 if marker and number.lstrip("-").isdigit() else 1
+
+
+def _watch(parent: int) -> None:
+    """End the group when the parent is gone: an orphaned stage would hold the GPU and write for nobody."""
+    while os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
+    os.killpg(0, signal.SIGTERM)
+    time.sleep(GRACE_SECONDS)
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""A run's own checkout: a git worktree of the files as they are now, sharing the DVC cache. Runs never collide."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.core import layout, params
+from tasks.core.params import Params
+from tasks.storage import revision
+from tasks.storage.revision import Snapshot
+from tasks.storage.versions import Pipeline, share_cache
+
+LOCK = Path("dvc.lock")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """`root` is the run's checkout, `checkout` the user's; `overrides` are the params that differ from its file."""
+
+    root: Path
+    checkout: Path
+    snapshot: Snapshot
+    overrides: Mapping[str, Any]
+    pipeline: Pipeline
+
+
+@contextmanager
+def workspace(checkout: Path, name: str, chosen: Params) -> Iterator[Workspace]:
+    """Make the workspace of a run with these params, the raw data linked into it; gone when the block ends."""
+    taken = revision.snapshot(checkout)
+    overrides = params.difference(params.load(checkout / params.FILE), chosen)
+    with revision.worktree(checkout, taken.commit, checkout / layout.HOME / "runs" / name) as root:
+        share_cache(root, checkout)
+        os.environ["TUNELINE_WORK"] = str(checkout / ".work")  # checkpoints outlive the workspace
+        pipeline = Pipeline(root)
+        if overrides:
+            pipeline.set_params(overrides)
+            pipeline = Pipeline(root)
+        pipeline.checkout(layout.RAW)
+        yield Workspace(root, checkout, taken, overrides, pipeline)
+
+
+def bring_back(run: Workspace) -> bool:
+    """Give the user's checkout the run's dvc.lock and outputs, so that `dvc repro` there has nothing to do.
+
+    False, and nothing done, where the checkout has moved on or the run had params of its own.
+    """
+    with _locked(run.checkout):
+        if run.overrides or revision.snapshot(run.checkout).commit != run.snapshot.commit:
+            return False
+        partial = run.checkout / "dvc.lock.partial"
+        shutil.copyfile(run.root / LOCK, partial)
+        partial.replace(run.checkout / LOCK)
+        Pipeline(run.checkout).checkout_outputs()
+    return True
+
+
+@contextmanager
+def _locked(checkout: Path) -> Iterator[None]:
+    with (checkout / layout.HOME / "checkout.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,115 @@
+"""Publish the finished models of a workspace as one version in the registry. A door to the outside, so no DVC stage."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tasks.core import digest, layout, manifest, params
+from tasks.core.errors import IntegrityError
+from tasks.core.params import PublishParams
+from tasks.core.step import main
+from tasks.storage import revision
+from tasks.storage.registry import Published, Registry
+from tasks.storage.revision import Snapshot
+from tasks.storage.store import Store
+
+DEFAULT_REGISTRY = "s3://tuneline/registry"
+LOCK_FILE = Path("infra/requirements.lock")
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "tokenizers", "dvc", "prefect")
+
+
+def registry(environ: Mapping[str, str]) -> Registry:
+    """The registry that `TUNELINE_REGISTRY` names."""
+    return Registry(Store.open(environ.get("TUNELINE_REGISTRY", DEFAULT_REGISTRY), environ))
+
+
+def publish(params: PublishParams, *, workspace: Path) -> Published:
+    """Register what the workspace's stages made. Law: the same models from the same inputs are one version.
+
+    IntegrityError: an output is missing, altered, or made from another input than the one that lies there.
+    """
+    return publish_from(params, workspace, revision.snapshot(workspace), {}, registry(os.environ))
+
+
+def publish_from(
+    params: PublishParams, workspace: Path, snapshot: Snapshot, seconds: Mapping[str, float], into: Registry
+) -> Published:
+    """As `publish`, for a run that knows its commit and what each stage it ran cost in seconds."""
+    models = _models(workspace)
+    report = workspace / layout.RUN_REPORT
+    files = {f"report/{name}": report / name for name in _verified(report).files}
+    for part, folder in models.items():
+        files |= {f"{part}/{name}": folder / name for name in (*manifest.read(folder).files, manifest.NAME)}
+    into.store.ensure_bucket()
+    return into.publish(
+        params.name, files, _identity(models), _record(workspace, snapshot, seconds), datetime.now(UTC), getpass.getuser()
+    )
+
+
+def _models(workspace: Path) -> dict[str, Path]:
+    """The folders that make the version, each verified, and each made from the one that lies there now."""
+    formats = params.load(workspace / params.FILE).quantize.formats
+    folders = {
+        "adapter": workspace / layout.ADAPTER,
+        "merged": workspace / layout.MERGED,
+        **{format: workspace / layout.quantized(format) for format in formats},
+    }
+    digests = {name: _verified(folder).digest for name, folder in folders.items()}
+    for name, folder in folders.items():
+        for source, found in manifest.read(folder).inputs.items():
+            if digests.get(source, found) != found:
+                raise IntegrityError(f"{folder} was made from another {source} than the one there: run dvc repro")
+    return folders
+
+
+def _verified(folder: Path) -> manifest.Manifest:
+    return manifest.verify(folder)
+
+
+def _identity(models: Mapping[str, Path]) -> str:
+    """Digest of every model's manifest: bytes, params and, through the inputs, data and base."""
+    return digest.of_value({name: manifest.read(folder).digest for name, folder in models.items()})
+
+
+def _record(workspace: Path, snapshot: Snapshot, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Where the version came from, complete enough to make it again without any other database."""
+    chosen = params.load(workspace / params.FILE)
+    raw, base = manifest.read(workspace / layout.RAW), manifest.read(workspace / layout.BASE)
+    trained = manifest.read(workspace / layout.TRAIN_REPORT)
+    evaluations = manifest.read(workspace / layout.RUN_REPORT)
+    return {
+        "data": {"digest": raw.digest, "rows": raw.facts["rows"], "dvc": _yaml(workspace / "data/raw.dvc")},
+        "base": {"digest": base.digest, **base.facts},
+        "params": chosen.model_dump(mode="json"),
+        "dvc_lock": _yaml(workspace / "dvc.lock"),
+        "git": {"commit": snapshot.head, "snapshot": snapshot.commit, "changes": snapshot.changes},
+        "lock_file": digest.of_file(workspace / LOCK_FILE) if (workspace / LOCK_FILE).is_file() else None,
+        "seed": chosen.train.seed,
+        "metrics": yaml.safe_load((workspace / layout.RUN_REPORT / "metrics.json").read_text(encoding="utf-8")),
+        "report": evaluations.digest,
+        "cost": {"training": trained.facts, "stages_seconds": dict(seconds)},
+        "environment": {
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "cores": len(os.sched_getaffinity(0)),
+            "libraries": {name: metadata.version(name) for name in LIBRARIES},
+        },
+    }
+
+
+def _yaml(file: Path) -> Any:
+    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+if __name__ == "__main__":
+    sys.exit(main(publish))
