@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task, exponential_backoff
 
 from tasks.core.errors import TransientError
+
 
 STAGES_AT_ONCE = 1
 """Stages share the machine's cores or its one accelerator; two at once would only slow each other."""
@@ -19,11 +22,24 @@ def is_transient(_task: Task[..., Any], _run: object, state: State[Any]) -> bool
     return isinstance(state.data, TransientError) or "TransientError" in (state.message or "")
 
 
-OPTIONS: dict[str, Any] = {
-    "cache_policy": NO_CACHE,  # DVC is the only cache: a default-cached Path hashes its spelling, not its content
-    "persist_result": False,
-    "retries": 3,
-    "retry_delay_seconds": exponential_backoff(backoff_factor=2),
-    "retry_jitter_factor": 0.5,
-    "retry_condition_fn": is_transient,
-}
+def as_task(function: Callable[..., Any], name: str) -> Any:
+    """The function as a Prefect task with the line's policy; `name` is what the UI shows.
+
+    Typed loosely: Prefect's overloads of `submit` know no function that may return a State.
+    """
+    return Task(
+        function,
+        name=name,
+        task_run_name=name,
+        cache_policy=NO_CACHE,  # DVC is the only cache: a default-cached Path hashes its spelling, not its content
+        persist_result=False,
+        retries=3,
+        retry_delay_seconds=exponential_backoff(backoff_factor=2),
+        retry_jitter_factor=0.5,
+        retry_condition_fn=is_transient,
+    )
+
+
+def task_runner() -> Any:
+    """Typed loosely: Prefect's runners are invariant in their futures."""
+    return ThreadPoolTaskRunner(max_workers=STAGES_AT_ONCE)

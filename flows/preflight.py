@@ -23,4 +23,6 @@ def check(params: Params) -> None:
     bases.find(params.fetch.ref, params.fetch.revision)
     free = shutil.disk_usage(Path.cwd()).free
     if free < FREE_BYTES:
-        raise ResourceError(f"{free / 1e9:.1f} GB are free here and a run needs {FREE_BYTES / 1e9:.1f} GB: free some space")
+        raise ResourceError(
+            f"{free / 1e9:.1f} GB are free here and a run needs {FREE_BYTES / 1e9:.1f} GB: free some space"
+        )

@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 from prefect.artifacts import (
     create_markdown_artifact,
@@ -19,7 +18,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 
 from tasks.core import layout
-from tasks.data.report import as_markdown, read_comparison
+from tasks.data.report.comparison import read_comparison
+from tasks.data.report.tables import as_markdown
 from tasks.storage.registry import Published
 
 EVERY_SECONDS = 3.0
@@ -32,8 +32,8 @@ class Progress:
 
     def __init__(self, stage: str) -> None:
         self._stage, self._key = stage, "progress-" + stage.replace("@", "-").replace("_", "-")
-        self._bar: UUID | None = None
-        self._chart: UUID | None = None
+        self._bar: Any = None
+        self._chart: Any = None
         self._losses: list[tuple[int, float]] = []
         self._last = 0.0
 
@@ -86,9 +86,13 @@ def show_results(workspace: Path, published: Published, uri: str) -> None:
     """Comparison, samples and model card of a finished run as artifacts."""
     folder = workspace / layout.RUN_REPORT
     comparison = read_comparison(folder)
-    create_markdown_artifact(as_markdown(comparison), key="comparison", description="Base against tuned against quantised")
+    create_markdown_artifact(
+        as_markdown(comparison), key="comparison", description="Base against tuned against quantised"
+    )
     create_table_artifact(_samples(folder), key="samples", description="Answers on test rows")
-    create_markdown_artifact((folder / "README.md").read_text(encoding="utf-8"), key="model-card", description="Model card")
+    create_markdown_artifact(
+        (folder / "README.md").read_text(encoding="utf-8"), key="model-card", description="Model card"
+    )
     state = "registered" if published.created else "already registered; nothing was written"
     create_markdown_artifact(
         f"**{published.version.reference}** {state}\n\n`{uri}`\n\n"

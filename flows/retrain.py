@@ -12,13 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.context import get_run_context
 from prefect.futures import PrefectFuture, wait
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import policy, preflight, report
 from flows.supervise import Run, supervise
@@ -36,7 +35,7 @@ Futures = Mapping[str, PrefectFuture[Any]]
 @flow(
     name="retrain",
     flow_run_name="retrain-{name}",
-    task_runner=ThreadPoolTaskRunner(max_workers=policy.STAGES_AT_ONCE),  # pyright: ignore[reportArgumentType]
+    task_runner=policy.task_runner(),
     persist_result=False,
 )
 def retrain(params: Params | None = None, name: str = "model") -> State[Any]:
@@ -77,7 +76,7 @@ def _stages(run: Workspace, seconds: dict[str, float]) -> dict[str, PrefectFutur
     """Submit every stage after those it needs, with the graph's own edges."""
     futures: dict[str, PrefectFuture[Any]] = {}
     for stage in run.pipeline.stages:
-        runner = task(_stage, name=stage.name, task_run_name=stage.name, **policy.OPTIONS)
+        runner = policy.as_task(_stage, stage.name)
         futures[stage.name] = runner.submit(run, stage, seconds, wait_for=[futures[need] for need in stage.needs])
     return futures
 
@@ -136,9 +135,7 @@ def _publish(run: Workspace, chosen: Params, seconds: dict[str, float], futures:
         except TunelineError as error:
             return Failed(message=f"publish: {error}")
 
-    return task(publish_version, name="publish", task_run_name="publish", **policy.OPTIONS).submit(
-        wait_for=list(futures.values())
-    )
+    return policy.as_task(publish_version, "publish").submit(wait_for=list(futures.values()))
 
 
 def _keep_report(run: Workspace) -> None:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,7 @@ def supervise(run: Run, listen: Callable[[Event], None]) -> None:
 
 
 @contextmanager
-def _group(run: Run, output: Any) -> Iterator[subprocess.Popen[bytes]]:
+def _group(run: Run, output: Any) -> Generator[subprocess.Popen[bytes]]:
     """The child's process group, ended with the block."""
     environment = {
         **os.environ,
@@ -110,7 +110,9 @@ def _events(file: Path, child: subprocess.Popen[bytes]) -> Iterator[dict[str, An
 def _last_words(run: Run, code: int) -> str:
     """What to say of a stage that ended without a word of its own."""
     if code == -signal.SIGKILL or code == 128 + signal.SIGKILL:
-        return f"{run.stage} was killed (SIGKILL): out of memory, or by hand; the same command resumes from its checkpoint"
+        return (
+            f"{run.stage} was killed (SIGKILL): out of memory, or by hand; the same command resumes from its checkpoint"
+        )
     lines = (run.folder / "output.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return f"{run.stage} ended with exit code {code}: {lines[-1] if lines else 'no output'} (all of it: {run.folder}/output.log)"
 
@@ -118,7 +120,9 @@ def _last_words(run: Run, code: int) -> str:
 def main() -> int:
     """The child's side: run one stage through DVC, and die with the parent."""
     stage, parent = sys.argv[1], int(sys.argv[2])
-    signal.signal(signal.SIGTERM, lambda *_: None)  # the step has its own handler; DVC must outlive it to say how it ended
+    signal.signal(
+        signal.SIGTERM, lambda *_: None
+    )  # the step has its own handler; DVC must outlive it to say how it ended
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     from tasks.storage.versions import Pipeline
 

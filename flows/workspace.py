@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ class Workspace:
 
 
 @contextmanager
-def workspace(checkout: Path, name: str, chosen: Params) -> Iterator[Workspace]:
+def workspace(checkout: Path, name: str, chosen: Params) -> Generator[Workspace]:
     """Make the workspace of a run with these params, the raw data linked into it; gone when the block ends."""
     taken = revision.snapshot(checkout)
     overrides = params.difference(params.load(checkout / params.FILE), chosen)
@@ -63,7 +63,7 @@ def bring_back(run: Workspace) -> bool:
 
 
 @contextmanager
-def _locked(checkout: Path) -> Iterator[None]:
+def _locked(checkout: Path) -> Generator[None]:
     with (checkout / layout.HOME / "checkout.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -21,16 +21,15 @@ def evaluate(params: EvaluateParams, *, target: str, chat: Path, base: Path, mod
 
     metrics.check(params.metrics)
     inputs = {"chat": manifest.verify(chat).digest, "base": manifest.verify(base).digest}
-    inputs[target] = manifest.verify(model).digest
+    judged = manifest.verify(model)
+    inputs |= {**judged.inputs, target: judged.digest}  # what it was made from, so that a leftover can be told
     with manifest.staged(out) as folder:
         report = evaluation.run(params, target=target, chat=chat, base=base, model=model)
         with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in report.rows)
         (folder / "metrics.json").write_text(json.dumps(report.summary, indent=1) + "\n", encoding="utf-8")
         facts = {"target": target, "rows": len(report.rows)}
-        return manifest.seal(
-            folder, step="evaluate", inputs=inputs, params=params.model_dump(mode="json"), facts=facts
-        )
+        return manifest.seal(folder, step="evaluate", inputs=inputs, params=params.model_dump(mode="json"), facts=facts)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,12 @@ def publish_from(
         files |= {f"{part}/{name}": folder / name for name in (*manifest.read(folder).files, manifest.NAME)}
     into.store.ensure_bucket()
     return into.publish(
-        params.name, files, _identity(models), _record(workspace, snapshot, seconds), datetime.now(UTC), getpass.getuser()
+        params.name,
+        files,
+        _identity(models),
+        _record(workspace, snapshot, seconds),
+        datetime.now(UTC),
+        getpass.getuser(),
     )
 
 
@@ -65,7 +70,7 @@ def _models(workspace: Path) -> dict[str, Path]:
         **{format: workspace / layout.quantized(format) for format in formats},
     }
     digests = {name: _verified(folder).digest for name, folder in folders.items()}
-    for name, folder in folders.items():
+    for folder in folders.values():
         for source, found in manifest.read(folder).inputs.items():
             if digests.get(source, found) != found:
                 raise IntegrityError(f"{folder} was made from another {source} than the one there: run dvc repro")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -93,9 +93,7 @@ def seal(
     folder: Path, *, step: str, inputs: Mapping[str, str], params: Mapping[str, Any], facts: Mapping[str, Any]
 ) -> Manifest:
     """Write the manifest of a finished folder, last of all its files, and flush everything to disk."""
-    manifest = Manifest(
-        step=step, inputs=dict(inputs), params=dict(params), facts=dict(facts), files=describe(folder)
-    )
+    manifest = Manifest(step=step, inputs=dict(inputs), params=dict(params), facts=dict(facts), files=describe(folder))
     for name in manifest.files:
         _fsync(folder / name)
     (folder / NAME).write_bytes(manifest.to_bytes())
@@ -134,7 +132,7 @@ def verify(folder: Path) -> Manifest:
 
 
 @contextmanager
-def staged(out: Path) -> Iterator[Path]:
+def staged(out: Path) -> Generator[Path]:
     """A folder `<out>.partial` to write in, renamed to `out` when the block ends without an error.
 
     Law: at every moment `out` is either the whole old output, absent, or the whole new one.

@@ -201,5 +201,9 @@ def difference(old: Params, new: Params) -> dict[str, Any]:
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, item in value.items():
-        flat |= _flat(cast("Mapping[str, Any]", item), f"{prefix}{key}.") if isinstance(item, dict) else {prefix + key: item}
+        flat |= (
+            _flat(cast("Mapping[str, Any]", item), f"{prefix}{key}.")
+            if isinstance(item, dict)
+            else {prefix + key: item}
+        )
     return flat

@@ -73,10 +73,14 @@ def main(step: Step, argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(from_os_error(error, f"{step.__name__} could not use its files"))
     except MemoryError:
-        return _fail(ResourceError(f"{step.__name__} ran out of memory: lower train.batch.micro_tokens or evaluate.batch_size"))
+        return _fail(
+            ResourceError(f"{step.__name__} ran out of memory: lower train.batch.micro_tokens or evaluate.batch_size")
+        )
     except RuntimeError as error:  # torch and safetensors wrap the operating system's refusals
         if refusal := re.search(r"No space left on device|os error 28", str(error)):
-            return _fail(ResourceError(f"{step.__name__}: {refusal[0]}: free some space, then run the same command again"))
+            return _fail(
+                ResourceError(f"{step.__name__}: {refusal[0]}: free some space, then run the same command again")
+            )
         raise
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -76,7 +76,9 @@ def read_folder(folder: Path) -> Iterator[Row]:
 
 def _row(line: bytes, where: str) -> Row:
     try:
-        return Row.model_validate(json.loads(line.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_pairs))
+        return Row.model_validate(
+            json.loads(line.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_pairs)
+        )
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not UTF-8 (byte {error.start} of the line); save the file as UTF-8") from None
     except ValidationError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import jinja2
 import jinja2.ext
@@ -23,7 +23,7 @@ from tasks.core.errors import DataError, ModelError
 class _Generation(jinja2.ext.Extension):
     """`{% generation %}` marks assistant text for transformers; here it renders its body and nothing else."""
 
-    tags = {"generation"}
+    tags = {"generation"}  # noqa: RUF012  Jinja's own way of naming an extension's tags
 
     def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
         next(parser.stream)
@@ -38,7 +38,7 @@ class ChatTemplate:
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
         )
         environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _raise
+        cast("dict[str, Any]", environment.globals)["raise_exception"] = _raise
         self._where, self._tokens = where, dict(tokens)
         try:
             self._template = environment.from_string(source)

@@ -88,7 +88,9 @@ class ChatTokenizer:
         for message in messages:
             start = text.find(message.content, place)
             if start < 0:
-                raise DataError("the chat template alters a message that spells a control token; remove it from the row")
+                raise DataError(
+                    "the chat template alters a message that spells a control token; remove it from the row"
+                )
             pieces += [self._plain_or_special(text[place:start], True), self._plain_or_special(message.content, False)]
             place = start + len(message.content)
         pieces.append(self._plain_or_special(text[place:], True))
@@ -103,7 +105,9 @@ class ChatTokenizer:
 
     def _mark(self, encoding: Encoding, start: int, end: int, loss: list[bool]) -> None:
         """Give loss to one turn's tokens, from its first to the one that ends it."""
-        inside = [i for i, (first, last) in enumerate(encoding.offsets) if first >= start and last <= end and last > first]
+        inside = [
+            i for i, (first, last) in enumerate(encoding.offsets) if first >= start and last <= end and last > first
+        ]
         ending = [i for i in inside if encoding.ids[i] in self.ends]
         if not ending:
             raise DataError(
@@ -122,12 +126,12 @@ def _end_tokens(folder: Path, tokenizer: Tokenizer) -> frozenset[int]:
     """Ids that end a turn: the tokenizer's `eos_token` and the generation config's `eos_token_id`."""
     config: dict[str, Any] = json.loads((folder / "tokenizer_config.json").read_bytes())
     named: Any = config.get("eos_token")
-    ends = {tokenizer.token_to_id(named["content"] if isinstance(named, dict) else named)} if named else set[int]()
+    ends: set[int | None] = {tokenizer.token_to_id(named["content"] if isinstance(named, dict) else named)} if named else set()
     file = folder / "generation_config.json"
     if file.is_file():
         value: Any = json.loads(file.read_bytes()).get("eos_token_id")
         ends |= set(value) if isinstance(value, list) else {value}
-    ends.discard(None)
-    if not ends:
+    known = frozenset(token for token in ends if token is not None)
+    if not known:
         raise ModelError(f"{folder} names no end-of-text token: set eos_token in tokenizer_config.json")
-    return frozenset(ends)
+    return known

@@ -45,9 +45,7 @@ def train(params: TrainParams, *, chat: Path, base: Path, checkpoints: Path, sec
     method = methods.find(params.method)
     loading.threads()
     torch.manual_seed(params.seed)
-    model = loading.load(
-        base, loading.compute_dtype(params.dtype), nf4=method.NF4_BASE, attention=packing.ATTENTION
-    )
+    model = loading.load(base, loading.compute_dtype(params.dtype), nf4=method.NF4_BASE, attention=packing.ATTENTION)
     model.requires_grad_(False)
     tuned = method.attach(model, params)
     keeper = Checkpoints(checkpoints, seconds)
@@ -62,6 +60,8 @@ def train(params: TrainParams, *, chat: Path, base: Path, checkpoints: Path, sec
         "dtype": str(model.dtype).removeprefix("torch."), "nf4_base": method.NF4_BASE,
     }  # fmt: skip
     measured = {
-        "seconds": last.seconds, "tokens_per_second": last.tokens / last.seconds, "peak_memory_bytes": last.memory_bytes
+        "seconds": last.seconds,
+        "tokens_per_second": last.tokens / last.seconds,
+        "peak_memory_bytes": last.memory_bytes,
     }
     return Outcome(tuned, result, keeper, facts, measured)

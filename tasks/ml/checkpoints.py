@@ -45,7 +45,9 @@ class Checkpoints:
     def save(self, state: State) -> None:
         """Law: after a kill during a save the checkpoint before is still there and whole."""
         with manifest.staged(self._folder / f"step-{state.step:08}") as partial:
-            save_file({name: tensor.contiguous() for name, tensor in state.tensors.items()}, partial / "state.safetensors")
+            save_file(
+                {name: tensor.contiguous() for name, tensor in state.tensors.items()}, partial / "state.safetensors"
+            )
             (partial / "state.json").write_text(json.dumps(state.values), encoding="utf-8")
             manifest.seal(partial, step="train", inputs={}, params={}, facts={"step": state.step})
         self._last = time.monotonic()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from tasks.core.errors import ModelError
+from tasks.ml import loading
 
 
 def dequantise(file: Path, into: Path) -> None:
@@ -27,10 +29,10 @@ def dequantise(file: Path, into: Path) -> None:
     tokenizer.save_pretrained(into)
 
 
-def _forget_quantisation(model: torch.nn.Module) -> None:
+def _forget_quantisation(model: Any) -> None:
     """The weights are plain by now, but `save_pretrained` refuses as long as these say otherwise."""
     model.hf_quantizer = None
-    model.is_quantized = False  # pyright: ignore[reportAttributeAccessIssue]
+    model.is_quantized = False
     if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config  # pyright: ignore[reportAttributeAccessIssue]
-    model.config._name_or_path = ""  # a path of this machine has no place in a hashed output
+        del model.config.quantization_config
+    loading.forget_path(model)

@@ -28,6 +28,14 @@ def compute_dtype(name: str) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def describe_device() -> str:
+    """What this machine computes on, in words."""
+    dtype = str(compute_dtype("auto")).removeprefix("torch.")
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, computing in {dtype}"
+    return f"no accelerator: {len(os.sched_getaffinity(0))} processor cores, computing in {dtype}"
+
+
 def threads() -> None:
     """Use the cores this process may run on; the count belongs to a bit-exact result, so the user can pin it."""
     torch.set_num_threads(int(os.environ.get("TUNELINE_THREADS", len(os.sched_getaffinity(0)))))
@@ -64,7 +72,12 @@ def keep_packing_reversible(model: torch.nn.Module) -> None:
     afterwards most LoRA matrices silently get no gradient. Its own switch turns that off."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False  # pyright: ignore[reportAttributeAccessIssue]
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  torch types attributes as tensors
+
+
+def forget_path(model: Any) -> None:
+    """A path of this machine has no place in a hashed output; manifests name a base by its digest."""
+    model.name_or_path = model.config._name_or_path = ""
 
 
 def with_adapter(model: PreTrainedModel, adapter: Path) -> torch.nn.Module:

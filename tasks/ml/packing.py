@@ -88,6 +88,7 @@ def loss_sum(model: PreTrainedModel, pack: Pack) -> Tensor:
         use_cache=False,
     ).last_hidden_state  # fmt: skip
     head = model.get_output_embeddings()
+    assert head is not None
     logits = head(states[0, pack.predictors.to(states.device)])
     return F.cross_entropy(logits.float(), pack.targets.to(logits.device), reduction="sum")
 

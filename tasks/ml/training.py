@@ -13,13 +13,12 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from tasks.core import events
@@ -60,7 +59,11 @@ class Result:
 
 
 def fit(
-    model: PreTrainedModel, train: Sequence[Example], valid: Sequence[Example], params: TrainParams, checkpoints: Checkpoints
+    model: PreTrainedModel,
+    train: Sequence[Example],
+    valid: Sequence[Example],
+    params: TrainParams,
+    checkpoints: Checkpoints,
 ) -> Result:
     """Train the parameters that require gradients, resuming from the newest whole checkpoint.
 
@@ -224,7 +227,7 @@ class _Stop:
 
 
 @contextmanager
-def _terminated() -> Iterator[_Stop]:
+def _terminated() -> Generator[_Stop]:
     """SIGTERM only sets a flag here, so that the step under way ends and a checkpoint is written."""
     stop = _Stop()
 

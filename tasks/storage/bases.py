@@ -1,9 +1,9 @@
 """Where a base model comes from: a hub, a folder, or one GGUF file. Finding one is cheap and happens before anything runs.
 
-    hub:ORG/NAME     with `revision`, the commit's 40 hex digits
-    PATH             a Hugging Face folder
-    gguf:PACKAGE     the one GGUF file inside an installed Python package
-    gguf:PATH        a GGUF file
+hub:ORG/NAME     with `revision`, the commit's 40 hex digits
+PATH             a Hugging Face folder
+gguf:PACKAGE     the one GGUF file inside an installed Python package
+gguf:PATH        a GGUF file
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def find(ref: str, revision: str | None) -> Base:
     check_folder(folder)
     found = digest.of_value({name: entry.sha256 for name, entry in _kept(folder).items()}) if revision else None
     if found != revision:
-        raise ModelError(f"fetch.revision: {folder} has the digest {found}, not {revision}: pin the new one if it is right")
+        raise ModelError(
+            f"fetch.revision: {folder} has the digest {found}, not {revision}: pin the new one if it is right"
+        )
     return FolderBase(folder)
 
 
@@ -98,7 +100,9 @@ def _gguf_in_package(package: str) -> Path:
 
 def _pinned(path: Path, revision: str | None) -> Path:
     if revision and (found := digest.of_file(path)) != revision:
-        raise ModelError(f"fetch.revision: {path} has the SHA-256 {found}, not {revision}: pin the new one if it is right")
+        raise ModelError(
+            f"fetch.revision: {path} has the SHA-256 {found}, not {revision}: pin the new one if it is right"
+        )
     return path
 
 
@@ -137,9 +141,13 @@ def check_folder(folder: Path) -> None:
         raise ModelError(f"fetch.ref: there is no folder {folder}; for the hub write hub:ORG/NAME")
     config = read_json(folder / "config.json")
     if "auto_map" in config:
-        raise ModelError(f"{folder}/config.json asks for code of its own (auto_map); tuneline never runs a model's code")
+        raise ModelError(
+            f"{folder}/config.json asks for code of its own (auto_map); tuneline never runs a model's code"
+        )
     if not list(folder.glob("*.safetensors")):
-        raise ModelError(f"{folder} has no *.safetensors weights (pickled weights are never loaded): convert them first")
+        raise ModelError(
+            f"{folder} has no *.safetensors weights (pickled weights are never loaded): convert them first"
+        )
     if not (folder / "tokenizer.json").is_file():
         raise ModelError(f"{folder} has no tokenizer.json: save its fast tokenizer there first")
     index = folder / "model.safetensors.index.json"

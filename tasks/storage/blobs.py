@@ -93,7 +93,7 @@ def _broken(store: Store, name: str, blob: str, what: str) -> IntegrityError:
     )
 
 
-class Abandoned(Exception):  # noqa: N818  no error: it only ends a thread
+class Abandoned(Exception):
     """Ends a transfer that is still running after another one of its batch failed; never leaves `each`."""
 
 

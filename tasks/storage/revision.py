@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +52,7 @@ def snapshot(root: Path) -> Snapshot:
 
 
 @contextmanager
-def worktree(root: Path, commit: str, folder: Path) -> Iterator[Path]:
+def worktree(root: Path, commit: str, folder: Path) -> Generator[Path]:
     """A checkout of `commit` in `folder`, gone when the block ends. What a killed run left there is removed first."""
     _remove(root, folder)
     folder.parent.mkdir(parents=True, exist_ok=True)

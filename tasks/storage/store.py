@@ -319,7 +319,7 @@ def _attempts(environ: Mapping[str, str]) -> int:
 
 def _wait_for_other_writer(attempts: int, response: tuple[Any, Any] | None, **_: Any) -> float | None:
     """Seconds until botocore asks again: Amazon wants a put that was refused with 409 repeated, botocore does not."""
-    busy = response is not None and response[0].status_code == 409  # noqa: PLR2004  HTTP's own number
+    busy = response is not None and response[0].status_code == 409
     return 0.05 * 2**attempts if busy and attempts < ATTEMPTS else None
 
 

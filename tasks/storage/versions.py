@@ -33,73 +33,67 @@ class Stage:
 
 
 class Pipeline:
-    """The pipeline of one workspace. Its methods are not to be called from two threads at once."""
+    """The pipeline of one workspace. Its methods are not to be called from two threads at once.
+
+    Each call opens the repository anew: DVC keeps what it has read, and the files change between calls.
+    """
 
     def __init__(self, root: Path) -> None:
         from dvc.exceptions import DvcException
-        from dvc.repo import Repo
 
         logging.getLogger("dvc").setLevel(logging.ERROR)
+        self._root = str(root)
         try:
-            self._repo: Any = Repo(str(root))
-            self.stages = self._stages()
+            with self._open() as repo:
+                self.stages = _stages(repo)
         except DvcException as error:
             raise ParamsError(f"{root}/dvc.yaml can't be read: {error}") from None
 
-    def _stages(self) -> tuple[Stage, ...]:
-        import networkx
+    def _open(self) -> Any:
+        from dvc.repo import Repo
 
-        graph = self._repo.index.graph
-        order = reversed(list(networkx.lexicographical_topological_sort(graph, key=lambda stage: stage.addressing)))
-        return tuple(
-            Stage(stage.addressing, tuple(sorted(need.addressing for need in graph.successors(stage) if need.cmd)), stage.cmd)
-            for stage in order
-            if stage.cmd
-        )
+        return Repo(self._root)
 
     def change(self, name: str) -> Change:
         """What the stage needs, given its inputs as they are now in the workspace."""
+        from dvc.dependency.base import DependencyDoesNotExistError
         from dvc.stage.cache import RunCacheNotFoundError
 
-        with self._repo.lock:
-            stage = self._one(name)
+        with self._open() as repo, repo.lock:
+            (stage,) = repo.stage.collect(name)
             if not stage.changed():
                 return Change.NONE
             try:
                 stage.save_deps()
-                self._repo.stage_cache.restore(stage, dry=True)
-            except (RunCacheNotFoundError, FileNotFoundError):
+                repo.stage_cache.restore(stage, dry=True)
+            except (RunCacheNotFoundError, DependencyDoesNotExistError):
                 return Change.RUN
             return Change.RESTORE
 
     def reasons(self, name: str) -> list[str]:
-        """Why the stage would run, in words: `modified data/raw`, `params changed train`."""
-        with self._repo.lock:
-            return sorted(set(_reasons(self._one(name).status().get(name, []))))
+        """Why the stage would run, in words: `modified data/raw`, `modified train.rank`."""
+        with self._open() as repo, repo.lock:
+            (stage,) = repo.stage.collect(name)
+            return sorted(set(_reasons(stage.status().get(name, []))))
 
     def reproduce(self, name: str) -> None:
         """Run or restore the one stage and record it in dvc.lock. StageFailed: its command failed."""
         from dvc.exceptions import DvcException
 
-        self._repo.reset()
         try:
-            self._repo.reproduce(name, single_item=True)
+            with self._open() as repo:
+                repo.reproduce(name, single_item=True)
         except DvcException as error:
-            cause = error.__cause__ or error
-            raise StageFailed(f"{name}: {cause}") from None
-
-    def _one(self, name: str) -> Any:
-        self._repo.reset()
-        (stage,) = self._repo.stage.collect(name)
-        return stage
+            raise StageFailed(f"{name}: {error.__cause__ or error}") from None
 
     def checkout(self, path: Path) -> None:
         """Link a tracked folder from the cache. DataError: the cache lacks it."""
-        from dvc.exceptions import CheckoutError, DvcException
+        from dvc.exceptions import DvcException
 
         try:
-            self._repo.checkout([f"{path}.dvc"], force=True)
-        except (CheckoutError, DvcException):
+            with self._open() as repo:
+                repo.checkout([f"{path}.dvc"], force=True)
+        except DvcException:
             raise DataError(
                 f"{path}.dvc names data that the cache lacks: bring it with `dvc pull`, "
                 "or make the sample corpus with `tuneline ingest data/sample`"
@@ -107,17 +101,19 @@ class Pipeline:
 
     def checkout_outputs(self) -> None:
         """Link every stage's outputs, as dvc.lock names them, from the cache."""
-        self._repo.checkout([stage.name for stage in self.stages], force=True)
+        with self._open() as repo:
+            repo.checkout([stage.name for stage in self.stages], force=True)
 
     def track(self, path: Path) -> None:
         """`dvc add`: the folder becomes a data version, named by `<path>.dvc`."""
-        self._repo.add(str(path))
+        with self._open() as repo:
+            repo.add(str(path))
 
     def set_params(self, changes: Mapping[str, Any]) -> None:
         """Write dotted paths into the workspace's params.yaml, leaving its comments where they are."""
         from dvc.utils.serialize import modify_yaml
 
-        with modify_yaml(os.path.join(self._repo.root_dir, "params.yaml")) as data:
+        with modify_yaml(os.path.join(self._root, "params.yaml")) as data:
             for path, value in changes.items():
                 *parents, last = path.split(".")
                 node = data
@@ -127,7 +123,22 @@ class Pipeline:
 
     def keep(self, name: str) -> None:
         """Save the workspace's lock, params and metrics as a DVC experiment; no branch is touched."""
-        self._repo.experiments.save(name=name, force=True)
+        with self._open() as repo:
+            repo.experiments.save(name=name, force=True)
+
+
+def _stages(repo: Any) -> tuple[Stage, ...]:
+    import networkx
+
+    graph = repo.index.graph
+    order = reversed(list(networkx.lexicographical_topological_sort(graph, key=lambda stage: stage.addressing)))
+    return tuple(
+        Stage(
+            stage.addressing, tuple(sorted(need.addressing for need in graph.successors(stage) if need.cmd)), stage.cmd
+        )
+        for stage in order
+        if stage.cmd
+    )
 
 
 def _reasons(status: Any, path: str = "") -> list[str]:

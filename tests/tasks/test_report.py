@@ -282,6 +282,7 @@ def test_an_evaluation_of_other_data_is_left_out_by_name(
     merged, nf4 = told("warning")
     assert "merged was evaluated with another merged" in merged
     assert "nf4 was evaluated with another chat" in nf4
+    assert "dvc repro evaluate-format@nf4" in nf4
 
 
 def test_unfinished_evaluations_do_not_exist(workspace: Workspace) -> None:
@@ -292,7 +293,7 @@ def test_unfinished_evaluations_do_not_exist(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize(
-    ("targets", "stage"), [(("merged", "nf4"), "dvc repro evaluate@base"), (("base",), "dvc repro evaluate@merged")]
+    ("targets", "stage"), [(("merged", "nf4"), "dvc repro evaluate-base"), (("base",), "dvc repro evaluate@merged")]
 )
 def test_nothing_to_compare_names_the_stage(tmp_path: Path, targets: tuple[str, ...], stage: str) -> None:
     workspace = Workspace(tmp_path / "work").build(*targets)
@@ -410,4 +411,5 @@ def test_the_command_loads_no_model_library(workspace: Workspace) -> None:
 def _python(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "TUNELINE_RUN_DIR"}
     environment["PYTHONPATH"] = str(Path.cwd())
-    return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

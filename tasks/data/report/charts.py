@@ -44,6 +44,8 @@ class Dot:
 
 def loss_curves(history: History) -> str:
     """Loss over optimizer steps; on long runs the mean of neighbouring steps in front of the single ones."""
+    from matplotlib.ticker import MaxNLocator
+
     with _chart("loss") as (figure, axes):
         over = max(1, len(history.train) // 20) if len(history.train) >= SMOOTH_FROM else 1
         if over > 1:
@@ -55,7 +57,9 @@ def loss_curves(history: History) -> str:
             _curve(axes, history.valid, "validation", SECOND, marker="s", markersize=5, linestyle="--")
         axes.set_xlabel("optimizer step")
         axes.set_ylabel("loss, nats a token")
-        axes.set_ylim(bottom=0)
+        axes.set_xlim(left=0)
+        axes.set_ylim(0, 1.08 * max(point.loss for point in (*history.train, *history.valid)) or 1.0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False, labelcolor=INK)
         return _svg(figure, "loss")
 
@@ -148,14 +152,16 @@ def _chart(name: str) -> Generator[tuple[Figure, Axes]]:
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """The bare element: no prolog, namespace, fixed size or font of its own; ids unique in a page of several charts."""
+    """The bare element: no prolog, namespace, fixed size or font of its own; ids unique in a page of several charts.
+
+    The page describes it in its elements `<name>-title` and `<name>-summary`.
+    """
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(buffer, format="svg", metadata=nothing, transparent=True)
     text = re.sub(r"^.*?(?=<svg )", "", buffer.getvalue(), flags=re.DOTALL)
-    text = re.sub(
-        r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true" focusable="false">', text, count=1
-    )
+    label = f'role="img" aria-labelledby="{name}-title {name}-summary"'
+    text = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf"<svg \1 {label}>", text, count=1)
     text = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
     text = re.sub(r"font-family: [^;\"]*;? ?", "", text).replace("xlink:href", "href")
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)

@@ -76,15 +76,22 @@ def read_all(folder: Path, present: Mapping[str, str]) -> tuple[Evaluation, ...]
     if "base" not in targets:
         raise DataError(
             f"{folder} has no evaluation of the base on the present data (found: {', '.join(targets) or 'none'}); "
-            "the report compares against it. Run the stage evaluate@base: dvc repro evaluate@base"
+            "the report compares against it. Run the stage that makes it: dvc repro evaluate-base"
         )
     if len(targets) < 2:
         raise DataError(
             f"{folder} has an evaluation of the base only, so there is nothing to compare with it. "
-            "Run the stage evaluate@merged: dvc repro evaluate@merged"
+            "Run the stage that evaluates the tuned model: dvc repro evaluate@merged"
         )
     _same_rows(folder, found)
     return tuple(found)
+
+
+def _stage(target: str) -> str:
+    """The stage of dvc.yaml that evaluates the target."""
+    if target == "base":
+        return "evaluate-base"
+    return f"evaluate@{target}" if target in FIRST else f"evaluate-format@{target}"
 
 
 def _sealed(folder: Path) -> Iterator[Path]:
@@ -107,7 +114,7 @@ def _current(path: Path, present: Mapping[str, str]) -> bool:
         if inputs.get(name, present[name]) != present[name] or (name == "chat" and name not in inputs):
             events.warning(
                 f"{path} was evaluated with another {name} ({inputs.get(name, 'none')[:12]}, now "
-                f"{present[name][:12]}): left out of the report. Run dvc repro evaluate@{path.name}, or delete it"
+                f"{present[name][:12]}): left out of the report. Run dvc repro {_stage(path.name)}, or delete it"
             )
             return False
     return True
@@ -119,7 +126,7 @@ def _read(path: Path) -> Evaluation:
     if measured.target != path.name:
         raise DataError(
             f"{path / 'metrics.json'} is about {measured.target!r} but lies in {path.name!r}: "
-            f"delete {path} and run dvc repro evaluate@{path.name}"
+            f"delete {path} and run dvc repro {_stage(path.name)}"
         )
     lines = _bytes(path / "rows.jsonl").split(b"\n")  # splitlines would break inside a row
     answers = tuple(
@@ -133,7 +140,7 @@ def _bytes(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise DataError(
-            f"{path} is not there. Run the stage again: dvc repro --force evaluate@{path.parent.name}"
+            f"{path} is not there. Run the stage again: dvc repro --force {_stage(path.parent.name)}"
         ) from None
 
 
@@ -148,7 +155,7 @@ def _same_rows(folder: Path, evaluations: Sequence[Evaluation]) -> None:
     wanted = {answer.id for answer in evaluations[0].answers}
     for evaluation in evaluations:
         ids = {answer.id for answer in evaluation.answers}
-        where, again = folder / evaluation.target, f"Run dvc repro --force evaluate@{evaluation.target}"
+        where, again = folder / evaluation.target, f"Run dvc repro --force {_stage(evaluation.target)}"
         if len(evaluation.answers) != evaluation.measured.rows or len(ids) != evaluation.measured.rows:
             raise DataError(
                 f"{where}: metrics.json counts {evaluation.measured.rows} rows, rows.jsonl holds "

@@ -41,5 +41,9 @@ def load(folder: Path) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM, GgufConfig
 
     return AutoModelForCausalLM.from_pretrained(
-        folder, gguf_file=FILE, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), local_files_only=True
+        folder,
+        gguf_file=FILE,
+        dtype=torch.float32,
+        quantization_config=GgufConfig(dequantize=True),
+        local_files_only=True,
     ).eval()

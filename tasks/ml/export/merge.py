@@ -45,7 +45,11 @@ def write(base: Path, adapter: Path, into: Path, dtype: str) -> dict[str, Any]:
         events.warning(
             f"rounding keeps under 90% of the change in {len(lost)} of {len(survival)} tensors; merge.dtype=float32 keeps all"
         )
-    return {"merged_tensors": len(survival), "survival_min": min(survival), "survival_mean": sum(survival) / len(survival)}
+    return {
+        "merged_tensors": len(survival),
+        "survival_min": min(survival),
+        "survival_mean": sum(survival) / len(survival),
+    }
 
 
 def _deltas(adapter: Path) -> dict[str, Tensor]:
@@ -92,7 +96,9 @@ def _shard(source: Path, target: Path, deltas: dict[str, Tensor], dtype: torch.d
 
 def _add(name: str, weight: Tensor, delta: Tensor, dtype: torch.dtype | None) -> Tensor:
     if weight.shape != delta.shape:
-        raise ModelError(f"{name}: the adapter's change is {tuple(delta.shape)}, the base's weight {tuple(weight.shape)}")
+        raise ModelError(
+            f"{name}: the adapter's change is {tuple(delta.shape)}, the base's weight {tuple(weight.shape)}"
+        )
     return (weight.float() + delta).to(dtype or weight.dtype).contiguous()
 
 

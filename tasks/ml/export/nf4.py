@@ -25,7 +25,7 @@ def write(merged: Path, into: Path, variant: str) -> dict[str, Any]:
 
     model = loading.load(merged, loading.compute_dtype("auto"), nf4=True)
     packed = sum(1 for module in model.modules() if type(module).__name__ == "Linear4bit")
-    model.config._name_or_path = ""
+    loading.forget_path(model)
     model.save_pretrained(into)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         if (merged / name).is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from typing import cast
 
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from torch import nn
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel
 
 from tasks.core.errors import ParamsError
 from tasks.core.params import TrainParams
+from tasks.ml.loading import forget_path
 
 NF4_BASE = False
 
@@ -18,18 +20,19 @@ def attach(model: PreTrainedModel, params: TrainParams) -> PeftModel:
     """Trainable A and B beside every target layer; A is Kaiming-uniform from the seed that torch has now."""
     _check(model, params)
     config = LoraConfig(
-        r=params.rank, lora_alpha=params.alpha, lora_dropout=params.dropout, task_type=TaskType.CAUSAL_LM,
+        r=params.rank, lora_alpha=cast("int", params.alpha), lora_dropout=params.dropout, task_type=TaskType.CAUSAL_LM,
         target_modules=params.targets if isinstance(params.targets, str) else list(params.targets),
     )  # fmt: skip
-    # A path of this machine has no place in a saved adapter; the manifest names the base by digest.
-    model.name_or_path = model.config._name_or_path = ""
+    forget_path(model)
     return get_peft_model(model, config, autocast_adapter_dtype=False)
 
 
 def _check(model: PreTrainedModel, params: TrainParams) -> None:
     """Refuse before the expensive part what PEFT would refuse late or accept silently."""
     head = model.get_output_embeddings()
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head}
+    linear = {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head
+    }
     suffixes = sorted({name.rpartition(".")[2] for name in linear})
     if isinstance(params.targets, str):
         chosen = suffixes if params.targets == "all-linear" else [params.targets]
@@ -40,7 +43,9 @@ def _check(model: PreTrainedModel, params: TrainParams) -> None:
         if not hits:
             near = difflib.get_close_matches(target, suffixes, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ParamsError(f"train.targets: no linear layer is called {target!r}; {hint}There are: {', '.join(suffixes)}")
+            raise ParamsError(
+                f"train.targets: no linear layer is called {target!r}; {hint}There are: {', '.join(suffixes)}"
+            )
         for name, module in hits.items():
             if params.rank > min(module.in_features, module.out_features):
                 raise ParamsError(

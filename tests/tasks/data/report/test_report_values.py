@@ -37,7 +37,7 @@ def evaluation(measured: Measured) -> Evaluation:
     return Evaluation(Manifest(step="evaluate", inputs={}, params={}, facts={}, files={}), measured, ())
 
 
-EVALUATED = st.tuples(*map(measured, ("base", "adapter", "merged", "nf4"))).map(lambda all: [*map(evaluation, all)])
+EVALUATED = st.tuples(*map(measured, ("base", "adapter", "merged", "nf4"))).map(lambda each: [*map(evaluation, each)])
 
 
 @st.composite

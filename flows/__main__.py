@@ -1,0 +1,83 @@
+"""`tuneline`: the line from the command line. This module loads neither Prefect nor torch; each command brings its own."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tasks.core.errors import TunelineError, from_os_error
+
+EPILOG = """\
+Without any setting, everything runs on this machine: an S3 store and a Prefect server start under .tuneline/
+when a command needs them and stop with it. To use others, set:
+
+  TUNELINE_REGISTRY   s3://BUCKET/PREFIX, with the usual AWS_* variables (AWS_ENDPOINT_URL_S3 for a store of your own)
+  PREFECT_API_URL     the address of a Prefect server
+  TUNELINE_THREADS    processor threads for training and evaluation (default: all)
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="tuneline",
+        description="A production line for fine-tuned language models.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    ingest = commands.add_parser("ingest", help="take landing files into the corpus data/raw")
+    ingest.add_argument("source", type=Path, help="a .jsonl file, or a folder of them")
+
+    run = commands.add_parser("run", help="run every stage that has changed and register the result")
+    run.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a param: train.rank=8")
+    run.add_argument("--dry-run", action="store_true", help="say which stages would run, and why; run none")
+    _json(run)
+
+    up = commands.add_parser("up", help="serve the Prefect UI, the store and the deployments until Ctrl-C")
+    up.add_argument("--port", type=int, default=None, help="of the Prefect UI (default: a free one)")
+
+    models = commands.add_parser("models", help="look into the registry").add_subparsers(
+        dest="action", required=True, metavar="ACTION"
+    )
+    listing = models.add_parser("list", help="every model and version")
+    listing.add_argument("name", nargs="?", help="of one model only")
+    _json(listing)
+    show = models.add_parser("show", help="one version: results, lineage, files")
+    show.add_argument("reference", help="NAME or NAME@vN")
+    _json(show)
+    pull = models.add_parser("pull", help="download a version, checking every digest")
+    pull.add_argument("reference", help="NAME or NAME@vN")
+    pull.add_argument("--part", default="merged", help="merged, adapter, report, a format, or all (default: merged)")
+    pull.add_argument("--to", type=Path, required=True, help="a new or empty folder")
+    _json(pull)
+
+    _json(commands.add_parser("doctor", help="check this machine, the store and the base model"))
+    return top
+
+
+def _json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print one JSON value on standard output")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Exit codes: 0 done, 1 failed, others by the kind of error (tasks/core/errors.py)."""
+    arguments = parser().parse_args(argv)
+    try:
+        return importlib.import_module(f"flows.cli.{arguments.command}").main(arguments)
+    except TunelineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"error: {from_os_error(error, f'tuneline {arguments.command}')}", file=sys.stderr)
+        return 6
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""`tuneline models`: what the registry holds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterable
+from typing import Any, cast
+
+from flows.services import services
+from tasks.core import events
+from tasks.storage.model_version import Version, parse_reference
+from tasks.storage.registry import Registry
+
+
+def main(arguments: argparse.Namespace) -> int:
+    from tasks.publish import registry
+
+    events.send_to(events.Terminal())
+    with services(store=True):
+        return {"list": _list, "show": _show, "pull": _pull}[arguments.action](arguments, registry(os.environ))
+
+
+def _list(arguments: argparse.Namespace, registry: Registry) -> int:
+    names = [arguments.name] if arguments.name else registry.names()
+    versions = [version for name in names for version in registry.versions(name)]
+    if arguments.json:
+        print(json.dumps([_brief(registry, version) for version in versions], indent=1))
+        return 0
+    if not versions:
+        print("the registry is empty: `tuneline run` registers the first version")
+    for version in versions:
+        when = version.created.strftime("%Y-%m-%d %H:%M")
+        print(f"{version.reference:32} {when}  {version.size / 1e6:8.1f} MB  {_headline(version)}")
+    return 0
+
+
+def _show(arguments: argparse.Namespace, registry: Registry) -> int:
+    version = _find(arguments.reference, registry)
+    if arguments.json:
+        print(json.dumps({**_brief(registry, version), "version": version.model_dump(mode="json")}, indent=1))
+        return 0
+    record: dict[str, Any] = version.record
+    print(f"{version.reference}  {registry.uri(version)}")
+    print(f"created   {version.created.isoformat(timespec='seconds')}")
+    print(f"data      {record['data']['digest'][:16]}  {record['data']['rows']} rows")
+    print(f"base      {record['base']['digest'][:16]}  {record['base']['ref']}")
+    print(f"git       {record['git']['commit']}{' with uncommitted changes' if record['git']['changes'] else ''}")
+    print(f"method    {record['params']['train']['method']}, rank {record['params']['train']['rank']}")
+    print("results")
+    for target, values in record["metrics"].items():
+        print(f"  {target:12} " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
+    print("parts")
+    for part in version.parts:
+        print(f"  {part:12} {sum(entry.size for entry in version.select(part).values()) / 1e6:8.1f} MB")
+    return 0
+
+
+def _pull(arguments: argparse.Namespace, registry: Registry) -> int:
+    version = _find(arguments.reference, registry)
+    files = registry.pull(version, None if arguments.part == "all" else arguments.part, arguments.to)
+    if arguments.json:
+        print(json.dumps({"version": version.reference, "folder": str(arguments.to), "files": sorted(files)}, indent=1))
+    else:
+        print(f"{version.reference} {arguments.part}: {len(files)} files in {arguments.to}, every digest checked")
+    return 0
+
+
+def _find(text: str, registry: Registry) -> Version:
+    reference = parse_reference(text)
+    return registry.read(reference.name, reference.number)
+
+
+def _brief(registry: Registry, version: Version) -> dict[str, Any]:
+    return {
+        "reference": version.reference, "uri": registry.uri(version), "created": version.created.isoformat(),
+        "size": version.size, "parts": list(version.parts), "metrics": version.record.get("metrics", {}),
+    }  # fmt: skip
+
+
+def _headline(version: Version) -> str:
+    """The first metric, of every target: `exact_match base 0.00 merged 0.51 nf4 0.44`."""
+    metrics = cast("dict[str, dict[str, float]]", version.record.get("metrics", {}))
+    name = _first(name for values in metrics.values() for name in values if name not in ("loss", "perplexity"))
+    return " ".join([name, *(f"{target} {values[name]:.2f}" for target, values in metrics.items() if name in values)])
+
+
+def _first(names: Iterable[str]) -> str:
+    return next(iter(names), "")

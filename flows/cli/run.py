@@ -1,0 +1,75 @@
+"""`tuneline run`: one run of the retrain flow, here and now."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from flows.services import services
+from tasks.core import params
+from tasks.core.errors import StageFailed
+from tasks.core.params import Params
+from tasks.data.report.comparison import read_comparison
+from tasks.data.report.tables import as_text
+
+
+def main(arguments: argparse.Namespace) -> int:
+    chosen = params.override(params.load(), arguments.set)
+    if arguments.dry_run:
+        return _dry_run(chosen, arguments.json)
+    started = time.monotonic()
+    print("starting the services ...", file=sys.stderr)
+    with services(store=True, prefect=True) as settings:
+        outcome = _run(chosen)
+        outcome["ui"] = _ui(settings)
+    outcome["seconds_in_all"] = round(time.monotonic() - started, 1)
+    if arguments.json:
+        print(json.dumps(outcome, indent=1))
+    else:
+        _tell(outcome)
+    return 0
+
+
+def _run(chosen: Params) -> dict[str, Any]:
+    from flows.retrain import retrain
+
+    state = retrain(chosen, name=chosen.publish.name, return_state=True)
+    if not state.is_completed():
+        raise StageFailed(state.message or "the run failed; its log says why")
+    return dict(state.result())
+
+
+def _ui(settings: dict[str, str]) -> str:
+    return settings.get("PREFECT_UI_URL", "")
+
+
+def _tell(outcome: dict[str, Any]) -> None:
+    report = Path(outcome["report"])
+    print()
+    print(as_text(read_comparison(report)))
+    print()
+    version, made = outcome["version"], "registered" if outcome["created"] else "was registered already"
+    print(f"{version} {made}: {outcome['uri']}")
+    print(f"{len(outcome['ran'])} stages ran, in {outcome['seconds_in_all']} s altogether")
+    print(f"report: {report / 'index.html'}")
+    if outcome["ui"]:
+        print(f"Prefect UI, while `tuneline up` runs: {outcome['ui']}")
+    print("next: tuneline models show " + version)
+    print(f"      tuneline models pull {version} --to model")
+    print("      tuneline up")
+
+
+def _dry_run(chosen: Params, as_json: bool) -> int:
+    from flows.plan import plan
+
+    rows = plan(Path.cwd(), chosen)
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    for row in rows:
+        print(f"{row['stage']:28} {row['does']:10} {'; '.join(row['why'])}".rstrip())
+    return 0

@@ -1,0 +1,26 @@
+"""`tuneline up`: the Prefect server with its UI, the store, and a worker for the deployments, until Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from flows.services import services
+
+
+def main(arguments: argparse.Namespace) -> int:
+    with services(store=True, prefect=True, port=arguments.port) as settings:
+        from prefect import serve
+        from prefect.types.entrypoint import EntrypointType
+
+        from flows.retrain import retrain
+        from tasks.publish import registry
+
+        print(f"Prefect UI: {settings.get('PREFECT_UI_URL', os.environ['PREFECT_API_URL'])}")
+        print(f"registry:   {registry(os.environ).store.url} at {os.environ.get('AWS_ENDPOINT_URL_S3', 'AWS')}")
+        print("Ctrl-C stops all of it.", flush=True)
+        # A path entrypoint would put flows/ first on sys.path, where its modules would shadow libraries.
+        serve(
+            retrain.to_deployment("retrain", entrypoint_type=EntrypointType.MODULE_PATH), print_starting_message=False
+        )  # pyright: ignore[reportArgumentType]
+    return 0

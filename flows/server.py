@@ -1,0 +1,72 @@
+"""A Prefect server of one's own: API, UI and scheduler on SQLite in a folder, for as long as somebody uses it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.storage.guard import Probe
+from tasks.storage.service import Launch, Ports, Service, running
+
+CLOSED = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+"""Nothing leaves the machine."""
+
+
+@dataclass(frozen=True)
+class PrefectServer:
+    """A server that answers. `home` is its PREFECT_HOME."""
+
+    ui_url: str
+    home: Path
+
+    @property
+    def api_url(self) -> str:
+        return f"{self.ui_url}/api"
+
+    def environment(self) -> dict[str, str]:
+        """What every Prefect client and worker reads."""
+        return {"PREFECT_API_URL": self.api_url, "PREFECT_HOME": str(self.home), **CLOSED}
+
+
+@contextmanager
+def prefect_server(home: Path, port: int | None = None) -> Iterator[PrefectServer]:
+    """The server of this home, on a free loopback port or on `port`; one that runs already is shared where it is.
+
+    ServiceError: it did not start, or another program has that port.
+    """
+    folder = home.absolute() / "prefect"
+    with running(_service(home, folder, port)) as endpoint:
+        yield PrefectServer(endpoint.url("api"), folder)
+
+
+def _service(home: Path, folder: Path, port: int | None) -> Service:
+    return Service(
+        name="prefect",
+        home=home,
+        folder=folder,
+        ports=("api",),
+        fixed={"api": port} if port else {},
+        launch=lambda ports: _launch(folder, ports),
+        # A new database takes 10 s, one that is there 4; several times that on a busy machine.
+        start_seconds=180,
+        grace_seconds=10,
+    )
+
+
+def _launch(folder: Path, ports: Ports) -> Launch:
+    address = f"http://127.0.0.1:{ports['api']}"
+    return Launch(
+        argv=[sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(ports["api"])],
+        probes=[Probe(ports["api"], "/api/health")],
+        environment={
+            **CLOSED,
+            "PREFECT_HOME": str(folder),
+            "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder / 'prefect.db'}",
+            "PREFECT_SERVER_UI_API_URL": f"{address}/api",  # on any port but 4200 the UI is blank without it
+            # In memory, the slots that a killed run held would be lost with the server.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        },
+    )

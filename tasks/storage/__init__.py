@@ -1,0 +1,1 @@
+"""The outside world: object store, registry, DVC, git, base models, embedded services."""

@@ -1,0 +1,95 @@
+"""Processes told apart for ever, and the file locks that the kernel takes back when their holder is killed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that can't be mistaken for a later one with the same number."""
+
+    pid: int
+    started: str
+
+
+def identify(pid: int) -> Process:
+    """Law: `alive(identify(pid))` until that process ends, whoever gets its number later."""
+    return Process(pid, _started(pid) or "gone")
+
+
+def alive(process: Process) -> bool:
+    return _started(process.pid) == process.started
+
+
+def gone(process: Process, seconds: float) -> bool:
+    """Whether the process ends within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while alive(process):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def signal_process(process: Process, number: int) -> None:
+    if alive(process):
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, number)
+
+
+def signal_group(leader: Process, number: int) -> None:
+    """Signal the leader's whole process group; the caller knows that the group's number is still the leader's."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader.pid, number)
+
+
+def end_group(leader: Process, grace_seconds: float) -> None:
+    """SIGTERM, as much grace as the leader needs, SIGKILL. The leader must not have been reaped yet:
+    until then its number, and so its group's, can't be somebody else's."""
+    if grace_seconds:
+        signal_group(leader, signal.SIGTERM)
+        gone(leader, grace_seconds)
+    signal_group(leader, signal.SIGKILL)
+    gone(leader, 30)
+
+
+@contextmanager
+def held(path: Path, mode: int) -> Iterator[bool]:
+    """A flock on `path` for the length of the block; False where `LOCK_NB` found it taken."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, mode)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        # Closing alone would leave the lock with any child that was forked meanwhile.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
+def _started(pid: int) -> str | None:
+    """When the process began, as the system spells it; None where it is gone or only waits to be reaped."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None if Path("/proc/self/stat").exists() else _started_without_proc(pid)
+    fields = stat.rpartition(")")[2].split()  # the command before it may hold spaces and brackets
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _started_without_proc(pid: int) -> str | None:
+    answer = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    status, _, since = answer.stdout.strip().partition(" ")
+    return None if not status or status.startswith("Z") else since.strip()
