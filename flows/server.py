@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ class PrefectServer:
 
 
 @contextmanager
-def prefect_server(home: Path, port: int | None = None) -> Iterator[PrefectServer]:
+def prefect_server(home: Path, port: int | None = None) -> Generator[PrefectServer]:
     """The server of this home, on a free loopback port or on `port`; one that runs already is shared where it is.
 
     ServiceError: it did not start, or another program has that port.
@@ -63,8 +63,7 @@ def _launch(folder: Path, ports: Ports) -> Launch:
         probes=[Probe(ports["api"], "/api/health")],
         environment={
             **CLOSED,
-            "PREFECT_HOME": str(folder),
-            "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder / 'prefect.db'}",
+            "PREFECT_HOME": str(folder),  # the SQLite database is in it
             "PREFECT_SERVER_UI_API_URL": f"{address}/api",  # on any port but 4200 the UI is blank without it
             # In memory, the slots that a killed run held would be lost with the server.
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from typing import Any, cast
 
 from flows.services import services
 
@@ -20,7 +21,6 @@ def main(arguments: argparse.Namespace) -> int:
         print(f"registry:   {registry(os.environ).store.url} at {os.environ.get('AWS_ENDPOINT_URL_S3', 'AWS')}")
         print("Ctrl-C stops all of it.", flush=True)
         # A path entrypoint would put flows/ first on sys.path, where its modules would shadow libraries.
-        serve(
-            retrain.to_deployment("retrain", entrypoint_type=EntrypointType.MODULE_PATH), print_starting_message=False
-        )  # pyright: ignore[reportArgumentType]
+        deployment = cast("Any", retrain.to_deployment("retrain", entrypoint_type=EntrypointType.MODULE_PATH))
+        serve(deployment, print_starting_message=False)
     return 0

@@ -194,16 +194,17 @@ def _number(value: Any) -> Any:
 
 def difference(old: Params, new: Params) -> dict[str, Any]:
     """Dotted paths whose values differ, with the new value."""
-    left, right = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    left, right = flat(old.model_dump(mode="json")), flat(new.model_dump(mode="json"))
     return {path: value for path, value in right.items() if left[path] != value}
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted path -> value of nested sections."""
+    paths: dict[str, Any] = {}
     for key, item in value.items():
-        flat |= (
-            _flat(cast("Mapping[str, Any]", item), f"{prefix}{key}.")
+        paths |= (
+            flat(cast("Mapping[str, Any]", item), f"{prefix}{key}.")
             if isinstance(item, dict)
             else {prefix + key: item}
         )
-    return flat
+    return paths

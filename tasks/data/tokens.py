@@ -60,6 +60,10 @@ class ChatTokenizer:
         stop = next((place for place, token in enumerate(ids) if token in self.ends), len(ids))
         return self._tokenizer.decode(list(ids[:stop]), skip_special_tokens=True)
 
+    def spell(self, ids: Sequence[int]) -> str:
+        """The ids as text, control tokens spelled out: for people and tests."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
     def _render(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
         """The text, and the character span of every assistant turn, found by rendering prefixes."""
         text, spans = self._template.render(_plain(messages)), list[tuple[int, int]]()

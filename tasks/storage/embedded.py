@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,9 @@ from tasks.storage.service import Launch, Ports, Service, running
 
 IDENTITIES = "identities.json"
 PORTS = ("s3", "s3_grpc", "master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc", "admin")
+
+ADMIN_GRPC = 10_000
+"""Weed's worker looks for the admin's gRPC port this far above the admin's own."""
 
 VOLUME_MB = 64
 """Every bucket has volumes of its own, and there can be as many as fit on the free disk (nothing is preallocated):
@@ -43,7 +46,7 @@ class S3:
 
 
 @contextmanager
-def s3(home: Path) -> Iterator[S3]:
+def s3(home: Path) -> Generator[S3]:
     """The store of this home, on loopback ports only. Its data outlive it, also when it is killed.
 
     ServiceError: there is no `weed` program, or it did not start.
@@ -125,13 +128,16 @@ def _launch(weed: str, folder: Path, ports: Ports) -> Launch:
             Probe(ports["master"], "/dir/status", pattern=r'"Max":[1-9]'),  # a volume server has room: PUT works
             Probe(ports["s3"], status=403),  # no signature, no access: the credentials are loaded
         ],
-        # Sockets that weed doesn't remove, and the master's election record, which is kept by port and of no use later.
-        leftovers=[
-            *(f"/tmp/seaweedfs-{part}-grpc-{ports[f'{part}_grpc']}.sock" for part in ("master", "volume", "filer", "s3")),
-            f"/tmp/seaweedfs-admin-grpc-{ports['admin'] + 10000}.sock",
-            str(folder.absolute() / "data" / f"m{ports['master']}"),
-        ],
+        leftovers=_leftovers(folder.absolute() / "data", ports),
     )
+
+
+def _leftovers(data: Path, ports: Ports) -> list[str]:
+    """What weed itself never removes: sockets, and the master's election record, kept by port and of no use later."""
+    grpc = {part: ports[f"{part}_grpc"] for part in ("master", "volume", "filer", "s3")}
+    grpc["admin"] = ports["admin"] + ADMIN_GRPC
+    sockets = [f"/tmp/seaweedfs-{part}-grpc-{port}.sock" for part, port in grpc.items()]  # noqa: S108  weed's own choice
+    return [*sockets, str(data / f"m{ports['master']}")]
 
 
 def _flags(ports: Ports) -> dict[str, str | int]:
@@ -157,7 +163,7 @@ def _flags(ports: Ports) -> dict[str, str | int]:
         "filer.port": ports["filer"],
         "filer.port.grpc": ports["filer_grpc"],
         "filer.localSocket": "filer.sock",
-        "admin.port": ports["admin"],  # its gRPC port is 10,000 above
+        "admin.port": ports["admin"],
         "admin.ui": "false",
         "webdav": "false",
     }

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import http.client
 import json
 import os
 import re
@@ -47,11 +46,12 @@ class Probe:
 
 @dataclass(frozen=True)
 class State:
-    """NAME.json: the running instance. `leftovers` are paths to remove once it is gone."""
+    """NAME.json: the running instance, how to see that it answers, and what to remove once it is gone."""
 
     guard: Process
     server: Process
     ports: Mapping[str, int]
+    probes: Sequence[Probe]
     leftovers: Sequence[str]
 
 
@@ -86,6 +86,8 @@ def files(home: Path, name: str) -> Files:
 
 
 def answers(probe: Probe) -> bool:
+    import http.client  # half of this module's import time, and most commands never probe twice
+
     connection = http.client.HTTPConnection("127.0.0.1", probe.port, timeout=PROBE_SECONDS)
     try:
         connection.request("GET", probe.path)
@@ -102,7 +104,13 @@ def read_state(path: Path) -> State | None:
     """None where the file is absent or holds no state: then nothing runs that a guard started."""
     try:
         value = json.loads(path.read_bytes())
-        return State(Process(**value["guard"]), Process(**value["server"]), value["ports"], value["leftovers"])
+        return State(
+            guard=Process(**value["guard"]),
+            server=Process(**value["server"]),
+            ports=value["ports"],
+            probes=[Probe(**probe) for probe in value["probes"]],
+            leftovers=value["leftovers"],
+        )
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
@@ -124,7 +132,8 @@ def main() -> None:
 
 
 def _order(value: dict[str, Any]) -> Order:
-    return Order(**(value | {"probes": [Probe(**probe) for probe in value["probes"]]}))
+    probes = [Probe(**probe) for probe in value.pop("probes")]
+    return Order(**value, probes=probes)
 
 
 def _leave(_number: int, _frame: object) -> None:
@@ -134,7 +143,7 @@ def _leave(_number: int, _frame: object) -> None:
 def _serve(order: Order, places: Files) -> None:
     """The whole life of one server; SIGTERM to the guard ends it at once."""
     child = _launch(order)
-    state = State(identify(os.getpid()), identify(child.pid), order.ports, order.leftovers)
+    state = State(identify(os.getpid()), identify(child.pid), order.ports, order.probes, order.leftovers)
     outcome = "failed"
     try:
         _write(places.state, state)
@@ -161,7 +170,7 @@ def _launch(order: Order) -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,  # the log file
         process_group=0,
-        preexec_fn=_die_with_parent(),
+        preexec_fn=_die_with_parent(),  # noqa: PLW1509  the guard has no other threads
     )
 
 

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +63,7 @@ def end_group(leader: Process, grace_seconds: float) -> None:
 
 
 @contextmanager
-def held(path: Path, mode: int) -> Iterator[bool]:
+def held(path: Path, mode: int) -> Generator[bool]:
     """A flock on `path` for the length of the block; False where `LOCK_NB` found it taken."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from pathlib import Path
 from tasks.core.errors import ServiceError, from_os_error
 from tasks.storage import guard
 from tasks.storage.guard import Files, Order, Probe, State
-from tasks.storage.process import alive, end_group, gone, held, identify, signal_process
+from tasks.storage.process import alive, end_group, gone, held, signal_process
 
 INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH")
 """A shared server must not depend on which user happened to start it, nor keep that user's secrets."""
@@ -29,7 +29,7 @@ INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR"
 ATTEMPTS = 5
 TAIL_LINES = 12
 HIGHEST_PORT = 55535
-"""SeaweedFS adds 10,000 to one of its ports."""
+"""Some servers (SeaweedFS) listen 10,000 above a port they were given, too."""
 
 Ports = Mapping[str, int]
 
@@ -74,7 +74,7 @@ class Endpoint:
 
 
 @contextmanager
-def running(service: Service) -> Iterator[Endpoint]:
+def running(service: Service) -> Generator[Endpoint]:
     """Use the service for as long as the block lasts; the last of its users waits until it is gone.
 
     ServiceError: it died or did not answer in time. ResourceError: the home can't be written to.
@@ -95,7 +95,7 @@ def _enter(service: Service, places: Files, stack: ExitStack) -> State:
     with held(places.lock, fcntl.LOCK_EX):
         mine = stack.enter_context(ExitStack())
         mine.enter_context(held(places.users, fcntl.LOCK_SH))
-        state = _joined(service, places) or _started(service, places)
+        state = _joined(service, places) or _begun(service, places)
     stack.callback(_leave, service, places, mine)
     return state
 
@@ -114,10 +114,9 @@ def _joined(service: Service, places: Files) -> State | None:
     """The instance that runs, once it answers; what is left of any other is removed."""
     if not (state := guard.read_state(places.state)):
         return None
-    probes = service.launch(state.ports).probes
     deadline = time.monotonic() + service.start_seconds  # whoever began to start it may have been killed since
     while alive(state.guard) and alive(state.server) and time.monotonic() < deadline:
-        if all(map(guard.answers, probes)):
+        if all(map(guard.answers, state.probes)):
             return state
         time.sleep(guard.START_POLL_SECONDS)
     _end(state, service, places)
@@ -135,7 +134,7 @@ def _end(state: State, service: Service, places: Files) -> None:
         guard.clear(places.state, state.leftovers)
 
 
-def _started(service: Service, places: Files) -> State:
+def _begun(service: Service, places: Files) -> State:
     for _ in range(ATTEMPTS):
         ports = free_ports([name for name in service.ports if name not in service.fixed]) | dict(service.fixed)
         if taken := [port for port in service.fixed.values() if _taken(port)]:
@@ -149,7 +148,9 @@ def _started(service: Service, places: Files) -> State:
             return state
         if outcome != "died" or not any(map(_taken, ports.values())):
             raise _failure(service, outcome, status, places.log)
-    raise ServiceError(f"{service.name} found its ports taken {ATTEMPTS} times running: see {places.log}, then try again")
+    raise ServiceError(
+        f"{service.name} found its ports taken {ATTEMPTS} times running: see {places.log}, then try again"
+    )
 
 
 def free_ports(names: Sequence[str]) -> dict[str, int]:
@@ -182,7 +183,7 @@ def _order(service: Service, ports: Ports) -> Order:
         home=str(service.home.absolute()),
         folder=str(service.folder.absolute()),
         argv=list(launch.argv),
-        environment=inherited | launch.environment,
+        environment={**inherited, **launch.environment},
         probes=list(launch.probes),
         ports=ports,
         leftovers=list(launch.leftovers),

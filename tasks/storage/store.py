@@ -300,6 +300,7 @@ def _connect(environ: Mapping[str, str], endpoint: str | None) -> S3Client:
         "s3",
         region_name=session.region_name or FIRST_REGION,
         endpoint_url=endpoint,
+        verify=environ.get("AWS_CA_BUNDLE") or None,
         config=config,
         # Here and not to the session, which takes half a pair for none and looks elsewhere.
         aws_access_key_id=environ.get("AWS_ACCESS_KEY_ID") or None,

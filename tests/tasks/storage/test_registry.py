@@ -16,12 +16,12 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks.core import events
@@ -33,9 +33,8 @@ from tasks.core.errors import (
     StorageError,
     TunelineError,
 )
-from tasks.core.manifest import FileEntry
 from tasks.storage import blobs, destination
-from tasks.storage.model_version import LogEntry, Reference, Version, check_name, draft, parse, parse_reference
+from tasks.storage.model_version import LogEntry
 from tasks.storage.registry import Published, Registry
 from tasks.storage.store import PART, SMALL, Store
 
@@ -93,7 +92,9 @@ def state(store: Store) -> dict[str, str]:
 
 
 def test_a_version_comes_back_as_it_was(registry: Registry, tmp_path: Path) -> None:
-    big = laid(tmp_path / "in", {"merged/model.safetensors": os.urandom(20_000_000), "merged/a b é": b"1", "card": b"2"})
+    big = laid(
+        tmp_path / "in", {"merged/model.safetensors": os.urandom(20_000_000), "merged/a b é": b"1", "card": b"2"}
+    )
     published = publish(registry, big)
     assert published.created
     assert published.uploaded_bytes == published.version.size == 20_000_002
@@ -241,7 +242,9 @@ def test_a_publisher_killed_among_its_blobs_leaves_no_version(registry: Registry
     process.communicate("go\n")
     assert process.returncode == -signal.SIGKILL
     assert registry.names() == []
-    sent = [key for key in registry.store.keys(blobs.FOLDER) if (head := registry.store.head(key)) and head.size == size]
+    sent = [
+        key for key in registry.store.keys(blobs.FOLDER) if (head := registry.store.head(key)) and head.size == size
+    ]
     assert 0 < len(sent) < len(files)
     published = publish(registry, files)
     assert published.created
@@ -546,63 +549,3 @@ def test_a_disk_that_is_too_small_is_said_first(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match=rf"needs {2 * free} bytes and its disk has \d+ free"):
         destination.check(tmp_path / "new" / "out", 2 * free)
     assert not (tmp_path / "new").exists()
-
-
-# Laws of the values
-
-names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,62}", fullmatch=True)
-numbers = st.integers(1, 10**9 - 1)
-entries = st.builds(FileEntry, sha256=st.binary(min_size=32, max_size=32).map(bytes.hex), size=st.integers(0, 2**50))
-paths = st.lists(st.from_regex(r"[\w-][\w .-]{0,8}", fullmatch=True), min_size=1, max_size=3).map("/".join)
-jsons = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
-)
-moments = st.datetimes(min_value=datetime(1900, 1, 1), timezones=st.sampled_from([UTC, timezone(timedelta(hours=5))]))
-
-
-def prefix_free(files: Mapping[str, FileEntry]) -> bool:
-    return not any(other.startswith(f"{name}/") for name in files for other in files)
-
-
-@given(names, st.dictionaries(paths, entries, min_size=1, max_size=4).filter(prefix_free), st.dictionaries(st.text(), jsons), moments)  # fmt: skip
-def test_a_version_reads_back(name: str, files: dict[str, FileEntry], record: dict[str, Any], created: datetime) -> None:
-    version = draft(name, files, "work", record, created)
-    assert parse(Version, version.to_bytes(), "here") == version
-    assert (version.created, version.files, version.record) == (created, files, record)
-    assert parse(Version, version.to_bytes(), "here").to_bytes() == version.to_bytes()
-
-
-@given(moments, names, numbers)
-def test_a_log_entry_reads_back(at: datetime, who: str, version: int) -> None:
-    entry = LogEntry(at=at, action="publish", who=who, version=version)
-    assert parse(LogEntry, entry.to_bytes(), "here") == entry
-
-
-@given(st.binary(max_size=200))
-@example(b"{}")
-@example(b'{"name":"m","number":1,"identity":"i","created":"2026-01-02T03:04:05","files":{},"record":{}}')
-def test_other_bytes_are_no_version(data: bytes) -> None:
-    with pytest.raises(IntegrityError, match="^here is damaged: "):
-        parse(Version, data, "here")
-
-
-@given(names, st.none() | numbers)
-def test_a_reference_reads_back(name: str, number: int | None) -> None:
-    assert check_name(name) == name
-    assert parse_reference(str(Reference(name, number))) == Reference(name, number)
-
-
-@given(st.text(max_size=30) | st.from_regex(r"[a-z0-9._-]{0,4}@?v?[0-9]{0,12}\n?", fullmatch=True))
-@example("m@v01")
-@example("m@v1\n")
-@example("m@v٣")
-@example("m@")
-def test_any_other_reference_is_one_error(text: str) -> None:
-    try:
-        reference = parse_reference(text)
-    except ParamsError as error:
-        assert repr(text.partition("@")[0])[1:-1] in str(error)
-    else:
-        assert str(reference) == text

@@ -1,0 +1,76 @@
+"""params.yaml: closed, complete errors with dotted paths, overrides that change only what they name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.core import params
+from tasks.core.errors import ParamsError
+from tasks.core.params import Params
+
+SHIPPED = Path(__file__).parents[3] / "params.yaml"
+BASE = Params.model_validate({"fetch": {"ref": "x"}})
+
+
+def test_the_shipped_file_names_every_knob() -> None:
+    """So that a reader of params.yaml sees all there is, and DVC sees every change."""
+    written = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
+    flat = params.flat(params.load(SHIPPED).model_dump(mode="json"))
+    assert set(params.flat(written)) == set(flat)
+    assert len(flat) > 25
+
+
+def test_sections_stay_small() -> None:
+    for name, field in Params.model_fields.items():
+        assert len(field.annotation.model_fields) <= 10, name  # type: ignore[union-attr]
+
+
+def test_it_reads_back() -> None:
+    shipped = params.load(SHIPPED)
+    assert Params(**shipped.model_dump()) == shipped
+
+
+def test_every_error_at_once_with_its_path(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text("fetch: {ref: x}\ntrain: {rnak: 8, rank: 0}\nquantize: {formats: [nf4, nf4]}\n")
+    with pytest.raises(ParamsError) as caught:
+        params.load(file)
+    message = str(caught.value)
+    assert "train.rnak: unknown key; known here: alpha, batch," in message
+    assert "train.rank: " in message and "(found 0)" in message
+    assert "quantize: a format is listed twice" in message
+
+
+@pytest.mark.parametrize("text", ["train: [", "\xff", "- a\n- b\n", ""])
+def test_what_is_no_params_file_is_one_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "params.yaml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ParamsError, match=r"params\.yaml"):
+        params.load(tmp_path / "params.yaml")
+
+
+def test_an_override_changes_what_it_names() -> None:
+    changed = params.override(BASE, ["train.rank=8", "train.optimizer.learning_rate=2e-4", "quantize.formats=[nf4]"])
+    assert params.difference(BASE, changed) == {"train.rank": 8, "train.optimizer.learning_rate": 2e-4}
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("train.rank", "PATH=VALUE"), ("trian.rank=8", "no section 'trian'"), ("train.rnak=8", "train.rnak: unknown key"),
+        ("train.rank=many", "train.rank"), ("train.rank=[", "not YAML"), ("train=3", "train"),
+    ],
+)  # fmt: skip
+def test_a_wrong_override_is_explained(setting: str, says: str) -> None:
+    with pytest.raises(ParamsError, match=says.replace(".", r"\.")):
+        params.override(BASE, [setting])
+
+
+@given(st.sampled_from(sorted(params.flat(BASE.model_dump(mode="json")))))
+def test_overriding_with_the_present_value_changes_nothing(path: str) -> None:
+    value = params.flat(BASE.model_dump(mode="json"))[path]
+    assert params.override(BASE, [f"{path}={yaml.safe_dump(value, default_flow_style=True).splitlines()[0]}"]) == BASE
