@@ -31,7 +31,7 @@ from tasks.storage.process import Process, alive, end_group, held, identify
 
 POLL_SECONDS = 0.3
 START_POLL_SECONDS = 0.03
-PROBE_SECONDS = 5.0
+PROBE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)

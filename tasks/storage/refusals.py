@@ -20,6 +20,9 @@ from tasks.core.errors import (
 MISSING = frozenset({"NoSuchKey", "NotFound", "404"})
 """Codes of an object that is not there; a HEAD answer has no body, so its code is its status."""
 
+LOST = frozenset({"PreconditionFailed", "412", "NoSuchKey"})
+"""Codes of a condition that no longer holds; what should be replaced may be gone altogether."""
+
 UPLOAD_GONE = "NoSuchUpload"
 
 
@@ -148,8 +151,14 @@ UNANSWERED = (
     ),
     _row(
         TransientError,
-        "HTTPClientError IncompleteReadError ChecksumError FlexibleChecksumError",
-        "the connection broke: run the same command again",
+        # HTTPError is urllib3's: botocore lets it through where an answer breaks off that should be read at once.
+        "HTTPClientError IncompleteReadError ChecksumError FlexibleChecksumError HTTPError",
+        "the connection broke: run the same command again; if it repeats, check AWS_ENDPOINT_URL",
+    ),
+    _row(
+        StorageError,
+        "ResponseParserError",
+        "what answers there is no S3 store: check AWS_ENDPOINT_URL",
     ),
 )
 
@@ -163,7 +172,8 @@ def meaning(refusal: Refusal, where: str) -> TunelineError:
         if refusal.code in row.codes:
             return row.kind(f"{where}: {row.advice} ({refusal.code})")
     if refusal.status >= 500:
-        return TransientError(f"{where}: the store failed: run the same command again ({refusal.code})")
+        again = "run the same command again; if it repeats, check AWS_ENDPOINT_URL"
+        return TransientError(f"{where}: the store failed: {again} ({refusal.code})")
     said = " ".join(refusal.message.split())[:200]
     return StorageError(f"{where}: the store refused, saying {said!r} ({refusal.code}): check AWS_ENDPOINT_URL")
 

@@ -23,6 +23,8 @@ import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore import exceptions as boto
 from botocore.config import Config
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
 
 from tasks.core.errors import ConflictError, IntegrityError, StorageError
 from tasks.core.manifest import FileEntry
@@ -103,18 +105,19 @@ class Store:
             if answer is None:
                 return None
             with answer["Body"] as body:
-                if answer["ContentLength"] > limit:
-                    raise IntegrityError(
-                        f"{self.at(key)} has {answer['ContentLength']} bytes where {limit} are the most: "
-                        "tuneline wrote no such object; restore it from a backup"
-                    )
-                return Content(body.read(), answer["ETag"])
+                data = body.read(limit + 1)
+            if len(data) > limit:
+                raise IntegrityError(
+                    f"{self.at(key)} has more than {limit} bytes: tuneline wrote no such object; "
+                    "restore it from a backup"
+                )
+            return Content(data, _etag(answer))
 
     def head(self, key: str) -> Head | None:
         """Size and entity tag, or None where there is no object."""
         with self._asking("looking at", key):
             answer = _found(lambda: self._client.head_object(Bucket=self.bucket, Key=self._full(key)))
-            return answer and Head(answer["ContentLength"], answer["ETag"])
+            return answer and Head(answer.get("ContentLength", 0), _etag(answer))
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Every key that begins with `prefix`, in the store's order."""
@@ -233,9 +236,10 @@ class Store:
 
     def _put(self, key: str, data: bytes, **more: Any) -> str:
         checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
-        return self._client.put_object(
+        answer = self._client.put_object(
             Bucket=self.bucket, Key=self._full(key), Body=data, ChecksumSHA256=checksum, **more
-        )["ETag"]
+        )
+        return _etag(answer)
 
     def _put_if(self, key: str, data: bytes, **condition: str) -> str:
         writer = uuid.uuid4().hex
@@ -243,12 +247,12 @@ class Store:
             try:
                 return self._put(key, data, Metadata={"writer": writer}, **condition)
             except boto.ClientError as error:
-                if _refusal(error).status not in (404, 412) or _refusal(error).code == "NoSuchBucket":
+                if _refusal(error).code not in refusals.LOST:
                     raise
             # Botocore asks again when an answer is lost, and is then refused because of its own success.
             answer = _found(lambda: self._client.head_object(Bucket=self.bucket, Key=self._full(key)))
             if answer and answer["Metadata"].get("writer") == writer:
-                return answer["ETag"]
+                return _etag(answer)
         raise ConflictError(f"{self.at(key)} was written by somebody else first: read it again, then decide")
 
     @contextmanager
@@ -258,8 +262,15 @@ class Store:
             yield
         except boto.ClientError as error:
             raise refusals.meaning(_refusal(error), where) from None
-        except boto.BotoCoreError as error:
+        except (boto.BotoCoreError, ResponseParserError, HTTPError) as error:
             raise refusals.unanswered(error, where) from None
+
+
+def _etag(answer: Mapping[str, Any]) -> str:
+    """Every S3 store sends one; a web server that says 200 to everything does not."""
+    if not (etag := answer.get("ETag")):
+        raise ResponseParserError("no ETag")
+    return etag
 
 
 def _found(ask: Callable[[], Answer], *absent: str) -> Answer | None:
@@ -295,8 +306,7 @@ def _connect(environ: Mapping[str, str], endpoint: str | None) -> S3Client:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    # The stubs of the services that we don't use are not installed, which leaves their overloads unknown.
-    client = session.client(  # pyright: ignore[reportUnknownMemberType]
+    client = session.client(
         "s3",
         region_name=session.region_name or FIRST_REGION,
         endpoint_url=endpoint,

@@ -42,7 +42,7 @@ class Pipeline:
         from dvc.exceptions import DvcException
 
         logging.getLogger("dvc").setLevel(logging.ERROR)
-        self._root = str(root)
+        self._root = str(root.absolute())
         try:
             with self._open() as repo:
                 self.stages = _stages(repo)
@@ -54,13 +54,17 @@ class Pipeline:
 
         return Repo(self._root)
 
+    def _address(self, name: str) -> str:
+        """DVC reads a bare name against the working directory, which may be another checkout."""
+        return f"{os.path.join(self._root, 'dvc.yaml')}:{name}"
+
     def change(self, name: str) -> Change:
         """What the stage needs, given its inputs as they are now in the workspace."""
         from dvc.dependency.base import DependencyDoesNotExistError
         from dvc.stage.cache import RunCacheNotFoundError
 
         with self._open() as repo, repo.lock:
-            (stage,) = repo.stage.collect(name)
+            (stage,) = repo.stage.collect(self._address(name))
             if not stage.changed():
                 return Change.NONE
             try:
@@ -73,8 +77,8 @@ class Pipeline:
     def reasons(self, name: str) -> list[str]:
         """Why the stage would run, in words: `modified data/raw`, `modified train.rank`."""
         with self._open() as repo, repo.lock:
-            (stage,) = repo.stage.collect(name)
-            return sorted(set(_reasons(stage.status().get(name, []))))
+            (stage,) = repo.stage.collect(self._address(name))
+            return sorted(set(_reasons(list(stage.status().values()))))
 
     def reproduce(self, name: str) -> None:
         """Run or restore the one stage and record it in dvc.lock. StageFailed: its command failed."""
@@ -82,7 +86,7 @@ class Pipeline:
 
         try:
             with self._open() as repo:
-                repo.reproduce(name, single_item=True)
+                repo.reproduce(self._address(name), single_item=True)
         except DvcException as error:
             raise StageFailed(f"{name}: {error.__cause__ or error}") from None
 
@@ -92,7 +96,7 @@ class Pipeline:
 
         try:
             with self._open() as repo:
-                repo.checkout([f"{path}.dvc"], force=True)
+                repo.checkout([os.path.join(self._root, f"{path}.dvc")], force=True)
         except DvcException:
             raise DataError(
                 f"{path}.dvc names data that the cache lacks: bring it with `dvc pull`, "
@@ -102,12 +106,12 @@ class Pipeline:
     def checkout_outputs(self) -> None:
         """Link every stage's outputs, as dvc.lock names them, from the cache."""
         with self._open() as repo:
-            repo.checkout([stage.name for stage in self.stages], force=True)
+            repo.checkout([self._address(stage.name) for stage in self.stages], force=True)
 
     def track(self, path: Path) -> None:
         """`dvc add`: the folder becomes a data version, named by `<path>.dvc`."""
         with self._open() as repo:
-            repo.add(str(path))
+            repo.add(os.path.join(self._root, path))
 
     def set_params(self, changes: Mapping[str, Any]) -> None:
         """Write dotted paths into the workspace's params.yaml, leaving its comments where they are."""
@@ -133,9 +137,7 @@ def _stages(repo: Any) -> tuple[Stage, ...]:
     graph = repo.index.graph
     order = reversed(list(networkx.lexicographical_topological_sort(graph, key=lambda stage: stage.addressing)))
     return tuple(
-        Stage(
-            stage.addressing, tuple(sorted(need.addressing for need in graph.successors(stage) if need.cmd)), stage.cmd
-        )
+        Stage(stage.name, tuple(sorted(need.name for need in graph.successors(stage) if need.cmd)), stage.cmd)
         for stage in order
         if stage.cmd
     )

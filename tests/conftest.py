@@ -1,0 +1,65 @@
+"""What every test may use: one real S3 store and one real Prefect server for the whole session, and no way out."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Generator
+from typing import Any
+
+import boto3
+import pytest
+
+from flows.server import PrefectServer, prefect_server
+from tasks.storage.embedded import S3
+from tasks.storage.embedded import s3 as embedded_s3
+
+# Before any library is imported: most read these once. What the developer has set for real work is not for tests.
+for name in [name for name in os.environ if name.startswith(("AWS_", "PREFECT_", "TUNELINE_"))]:
+    del os.environ[name]
+os.environ.update(HF_HUB_OFFLINE="1", DO_NOT_TRACK="1", DVC_NO_ANALYTICS="1", AWS_EC2_METADATA_DISABLED="true")
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Generator[S3]:
+    """A SeaweedFS of this session; `s3.environment()` holds what a client needs."""
+    with embedded_s3(tmp_path_factory.mktemp("s3-home")) as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def bucket(s3: S3) -> str:
+    """A new bucket. One a module: a test that wants to be alone takes a prefix of its own."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    client = boto3.client(
+        "s3",
+        endpoint_url=s3.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=s3.access_key,
+        aws_secret_access_key=s3.secret_key,
+    )
+    client.create_bucket(Bucket=name)
+    return name
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Generator[PrefectServer]:
+    """A Prefect server of this session, in the environment and in Prefect's own settings."""
+    with prefect_server(tmp_path_factory.mktemp("prefect-home")) as server, pytest.MonkeyPatch.context() as patch:
+        for variable, value in server.environment().items():
+            patch.setenv(variable, value)
+        from prefect.settings import (
+            PREFECT_API_URL,
+            PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+            PREFECT_HOME,
+            temporary_settings,
+        )
+
+        # For a Prefect that was imported before this fixture. The heartbeat costs every flow run a second.
+        ours: dict[Any, Any] = {
+            PREFECT_API_URL: server.api_url,
+            PREFECT_HOME: server.home,
+            PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
+        }
+        with temporary_settings(ours):
+            yield server

@@ -1,0 +1,100 @@
+"""The embedded Prefect server: it answers, keeps its database, and tells nobody outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.server import PrefectServer, prefect_server
+from tasks.core.errors import ServiceError
+
+CLIENT = """
+import asyncio, sys
+from prefect import get_client
+from prefect.client.schemas.objects import Flow
+
+async def main():
+    async with get_client() as client:
+        if sys.argv[1] == "write":
+            await client.create_flow_from_name("kept")
+        print([flow.name for flow in await client.read_flows()])
+
+asyncio.run(main())
+"""
+
+
+def get(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        return json.load(answer)
+
+
+def client(server: PrefectServer, *arguments: str) -> str:
+    """What a client in a process of its own sees that has only `environment()` to go by.
+
+    Its filters are JSON nulls: FastAPI from 0.151 on answers them with 422, where Prefect 3.8 means its defaults.
+    """
+    environment = {"PATH": os.environ["PATH"], **server.environment()}
+    done = subprocess.run(
+        [sys.executable, "-c", CLIENT, *arguments], env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def test_it_answers_and_a_second_user_shares_it(prefect_api: PrefectServer) -> None:
+    assert get(f"{prefect_api.api_url}/health") is True
+    with prefect_server(prefect_api.home.parent) as second:
+        assert second == prefect_api
+    with prefect_server(prefect_api.home.parent, 4200) as third:
+        assert third == prefect_api, "it is shared where it runs, whatever port was wished for"
+    assert get(f"{prefect_api.api_url}/health") is True
+
+
+def test_the_ui_finds_its_api_on_the_chosen_port(prefect_api: PrefectServer) -> None:
+    assert get(f"{prefect_api.ui_url}/ui-settings")["api_url"] == prefect_api.api_url
+    with urllib.request.urlopen(prefect_api.ui_url, timeout=60) as page:
+        assert b"<html" in page.read()
+
+
+def test_it_tells_nobody_and_keeps_leases_on_disk(prefect_api: PrefectServer) -> None:
+    settings = get(f"{prefect_api.api_url}/admin/settings")["server"]
+    assert settings["analytics_enabled"] is False
+    assert settings["concurrency"]["lease_storage"] == "prefect.server.concurrency.lease_storage.filesystem"
+    assert settings["services"]["scheduler"]["enabled"] is True
+
+
+def test_the_session_is_set_up_for_it(prefect_api: PrefectServer) -> None:
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME
+
+    assert os.environ["PREFECT_API_URL"] == PREFECT_API_URL.value() == prefect_api.api_url
+    assert PREFECT_HOME.value() == prefect_api.home
+
+
+def test_what_it_knows_outlives_it(tmp_path: Path) -> None:
+    home = tmp_path / "a home, with {braces} and 100%"
+    with prefect_server(home) as server:
+        assert client(server, "write") == "['kept']"
+    with pytest.raises(OSError, match="refused"):
+        get(f"{server.api_url}/health")
+    port = int(server.ui_url.rpartition(":")[2])
+    with prefect_server(home, port) as again:
+        assert again == server
+        assert client(again, "read") == "['kept']"
+
+
+def test_a_port_that_another_program_has_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ServiceError, match=f"prefect can't listen on port {port}"), prefect_server(tmp_path, port):
+            pytest.fail("started on a taken port")
+
+
+def test_prefect_itself_is_not_imported_by_its_user() -> None:
+    subprocess.run([sys.executable, "-c", "import sys, flows.server; assert 'prefect' not in sys.modules"], check=True)

@@ -1,0 +1,218 @@
+"""Training: packed equals separate, a killed run ends with the same bytes, every trainable tensor moves."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.core.errors import DataError, ParamsError
+from tasks.core.params import Batch, Optimizer, TrainParams
+from tasks.data.chatset import Example
+from tasks.ml import loading, methods, packing, training
+from tasks.ml.checkpoints import Checkpoints
+
+PARAMS = TrainParams(rank=4, epochs=2, dtype="float32", batch=Batch(rows=4, micro_tokens=64))
+
+
+def example(number: int, length: int) -> Example:
+    ids = [(number * 31 + place * 7) % 300 + 3 for place in range(length)]
+    return Example(str(number), [], "[]", ids, [place >= length // 2 for place in range(length)])
+
+
+ROWS = [example(number, 8 + number % 13) for number in range(20)]
+
+
+def model(base: Path, dtype: torch.dtype = torch.float32, attention: str = packing.ATTENTION) -> Any:
+    loaded = loading.load(base, dtype, attention=attention)
+    loaded.requires_grad_(False)
+    return loaded
+
+
+@given(st.lists(st.integers(2, 40), min_size=1, max_size=8), st.integers(1, 100))
+def test_every_target_is_in_one_pack(lengths: list[int], budget: int) -> None:
+    rows = [example(number, length) for number, length in enumerate(lengths)]
+    made = list(packing.packs(rows, budget))
+    assert [length for pack in made for length in pack.lengths] == lengths
+    assert all(len(pack.lengths) == 1 or pack.ids.shape[1] <= budget for pack in made)
+    targets = [token for pack in made for token in pack.targets.tolist()]
+    assert targets == [token for row in rows for token, loss in zip(row.ids, row.loss, strict=True) if loss]
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.integers(2, 30), min_size=2, max_size=6))
+def test_packed_rows_have_the_loss_of_separate_rows(tiny_base: Path, lengths: list[int]) -> None:
+    rows, tuned = [example(number, length) for number, length in enumerate(lengths)], model(tiny_base)
+    with torch.no_grad():
+        together = packing.loss_sum(tuned, packing.pack(rows)).item()
+        apart = sum(packing.loss_sum(tuned, packing.pack([row])).item() for row in rows)
+    assert math.isclose(together, apart, rel_tol=1e-6)
+
+
+def test_the_loss_is_transformers_own(tiny_base: Path) -> None:
+    ours, theirs, row = model(tiny_base), model(tiny_base, attention="eager"), ROWS[7]
+    labels = [token if loss else -100 for token, loss in zip(row.ids, row.loss, strict=True)]
+    with torch.no_grad():
+        wanted = theirs(input_ids=torch.tensor([row.ids]), labels=torch.tensor([labels])).loss.item()
+        found = packing.loss_sum(ours, packing.pack([row])).item() / sum(row.loss)
+    assert math.isclose(found, wanted, rel_tol=1e-6)
+
+
+def test_long_segments_agree_with_short_ones(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two ways to attend, chosen by length, are one function."""
+    tuned, rows = model(tiny_base), [example(1, 60), example(2, 33)]
+    with torch.no_grad():
+        plain = packing.loss_sum(tuned, packing.pack(rows)).item()
+        monkeypatch.setattr(packing, "SHORT", 0)
+        fused = packing.loss_sum(tuned, packing.pack(rows)).item()
+    assert math.isclose(plain, fused, rel_tol=1e-6)
+
+
+def fit(base: Path, folder: Path, params: TrainParams = PARAMS, rows: Sequence[Example] = ROWS, seconds: float = 1e9) -> Any:
+    torch.manual_seed(params.seed)
+    tuned = methods.find(params.method).attach(model(base, loading.compute_dtype(params.dtype)), params)
+    bare: Any = tuned.get_base_model()
+    result = training.fit(bare, rows, rows[:3], params, Checkpoints(folder, seconds))
+    return {name: value for name, value in bare.named_parameters() if value.requires_grad}, result
+
+
+def test_micro_batches_change_no_step(tiny_base: Path, tmp_path: Path) -> None:
+    whole = PARAMS.model_copy(update={"batch": Batch(rows=4, micro_tokens=1000)})
+    losses = [[record.loss for record in fit(tiny_base, tmp_path, params)[1].history] for params in (PARAMS, whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_trainable_tensor_moves_and_the_loss_falls(tiny_base: Path, tmp_path: Path, dtype: str) -> None:
+    params = PARAMS.model_copy(update={"dtype": dtype, "epochs": 4, "optimizer": Optimizer(learning_rate=1e-2)})
+    start, _ = fit(tiny_base, tmp_path / "a", params.model_copy(update={"epochs": 1, "optimizer": Optimizer(learning_rate=1e-30)}))
+    end, result = fit(tiny_base, tmp_path / "b", params)
+    assert len(end) == 2 * 7 * 2
+    assert [name for name in end if torch.equal(start[name], end[name])] == []
+    assert result.history[-1].loss < 0.95 * result.history[0].loss
+
+
+class Killed(Exception):
+    """Stands for the kill: nothing after it runs."""
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_killed_run_ends_as_an_undisturbed_one(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropout: float
+) -> None:
+    params = PARAMS.model_copy(update={"dropout": dropout})
+    wanted, undisturbed = fit(tiny_base, tmp_path / "whole", params)
+    real, calls = training._batch, []  # pyright: ignore[reportPrivateUsage]
+
+    def failing(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) in (4, 9):
+            raise Killed
+        return real(*arguments)
+
+    monkeypatch.setattr(training, "_batch", failing)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            fit(tiny_base, tmp_path / "killed", params, seconds=0)
+    found, resumed = fit(tiny_base, tmp_path / "killed", params, seconds=0)
+    assert len(calls) == len(undisturbed.history) + 2
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+    assert [record.loss for record in resumed.history] == [record.loss for record in undisturbed.history]
+    assert resumed.validations == undisturbed.validations
+
+
+@pytest.mark.parametrize("harm", ["truncate", "flip", "no manifest"])
+def test_a_damaged_checkpoint_is_passed_over(tiny_base: Path, tmp_path: Path, harm: str) -> None:
+    wanted, _ = fit(tiny_base, tmp_path / "whole")
+    folder = tmp_path / "checkpoints"
+    fit(tiny_base, folder, seconds=0)
+    newest = max(folder.iterdir())
+    file = newest / "state.safetensors"
+    if harm == "truncate":
+        file.write_bytes(file.read_bytes()[:-100])
+    elif harm == "flip":
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+    else:
+        (newest / "manifest.json").unlink()
+    state = Checkpoints(folder, 0).newest()
+    assert state is not None and f"{state.step:08}" < newest.name.removeprefix("step-")
+    found, _ = fit(tiny_base, folder, seconds=0)
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+
+
+def test_a_loss_that_is_not_finite_names_the_rows(tiny_base: Path, tmp_path: Path) -> None:
+    params = PARAMS.model_copy(update={"optimizer": Optimizer(learning_rate=1e30, warmup=0.0, schedule="constant")})
+    with pytest.raises(DataError, match=r"train step \d+: loss .* on the rows \d+, "):
+        fit(tiny_base, tmp_path, params)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_the_rate_warms_up_then_never_rises(schedule: Any) -> None:
+    optimizer = Optimizer(learning_rate=1.0, schedule=schedule, warmup=0.1)
+    rates = [training.learning_rate(done, 100, optimizer) for done in range(100)]
+    assert rates[:11] == sorted(rates[:11]) and max(rates) == rates[10] == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True) and min(rates) > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"targets": ("q_prj",)}, "no linear layer is called 'q_prj'; did you mean 'q_proj'?"),
+        ({"targets": ("lm_head",)}, "no linear layer is called 'lm_head'"),
+        ({"rank": 64}, "above the smaller side of model.layers.0"),
+    ],
+)
+def test_an_adapter_that_can_t_fit_is_refused(tiny_base: Path, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ParamsError) as caught:
+        methods.find("lora").attach(model(tiny_base), PARAMS.model_copy(update=changes))
+    assert says in str(caught.value)
+
+
+def test_an_unknown_method_lists_the_known_ones() -> None:
+    with pytest.raises(ParamsError, match="unknown method 'lroa'; known: lora, qlora"):
+        methods.find("lroa")
+
+
+def test_lora_is_the_papers_equation(tiny_base: Path) -> None:
+    """h = W x + (alpha/r) B A x (arXiv 2106.09685), in float64 on one layer."""
+    tuned: Any = methods.find("lora").attach(model(tiny_base), PARAMS)
+    layer = tuned.get_base_model().model.layers[0].self_attn.q_proj.double()
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    assert not b.any() and a.any()
+    with torch.no_grad():
+        b.normal_(generator=torch.Generator().manual_seed(1))
+        x = torch.randn(3, a.shape[1], dtype=torch.float64)
+        wanted = x @ layer.base_layer.weight.T + PARAMS.alpha / PARAMS.rank * (x @ a.T @ b.T)
+        torch.testing.assert_close(layer(x), wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_qlora_reaches_every_adapter_after_an_evaluation(tiny_base: Path) -> None:
+    """bitsandbytes 0.50 repacks 4-bit weights at the first forward in eval mode on some processors; then most adapters
+    silently get no gradient."""
+    quantised = loading.load(tiny_base, torch.bfloat16, nf4=True, attention=packing.ATTENTION)
+    quantised.requires_grad_(False)
+    tuned: Any = methods.find("qlora").attach(quantised, PARAMS).get_base_model()
+    with torch.inference_mode():
+        packing.loss_sum(tuned.eval(), packing.pack(ROWS[:2]))
+    packing.loss_sum(tuned.train(), packing.pack(ROWS[:2])).backward()
+    halves = [value for name, value in tuned.named_parameters() if "lora_B" in name]
+    assert len(halves) == 14
+    assert all(value.grad is not None and value.grad.any() for value in halves)
+
+
+def test_the_record_of_a_step_is_complete(tiny_base: Path, tmp_path: Path) -> None:
+    _, result = fit(tiny_base, tmp_path)
+    training.write_reports(result, tmp_path)
+    lines = (tmp_path / "history.csv").read_text().splitlines()
+    assert lines[0].split(",") == [field.name for field in dataclasses.fields(training.Record)]
+    assert len(lines) == 1 + 2 * math.ceil(len(ROWS) / PARAMS.batch.rows)
+    assert result.history[-1].tokens == 2 * sum(len(row.ids) for row in ROWS)

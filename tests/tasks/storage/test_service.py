@@ -1,0 +1,432 @@
+"""Services with real processes: shared, stopped by the last user, and never leaked, whoever is killed when.
+
+Run as a program (`python test_service.py HOME`), this file is one user in a process of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from tasks.core.errors import ResourceError, ServiceError
+from tasks.storage import guard
+from tasks.storage.guard import Probe
+from tasks.storage.process import Process, alive, gone, identify
+from tasks.storage.service import Launch, Ports, Service, free_ports, running
+
+PATIENCE = 20.0
+"""Seconds after which a wait is a failure; no test measures how long anything takes."""
+
+SERVER = """
+import fcntl, http.server, json, os, pathlib, signal, subprocess, sys, time
+
+port, behaviour = int(sys.argv[1]), sys.argv[2]
+only = open("only", "w")
+try:
+    fcntl.flock(only, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    pathlib.Path("overlap").touch()  # two instances at once: the fixture fails the test
+    sys.exit("another instance runs")
+pathlib.Path(f"start-{os.getpid()}").touch()
+if behaviour == "dies":
+    sys.exit("no such licence: weekdays only")
+if behaviour == "never ready":
+    print("waiting for something that never comes", flush=True)
+    time.sleep(1000)
+if behaviour == "slow":
+    while not pathlib.Path("go").exists():
+        time.sleep(0.02)
+if behaviour == "port taken once" and not pathlib.Path("go").exists():
+    pathlib.Path("port.new").write_text(str(port))
+    pathlib.Path("port.new").rename("port")
+    while not pathlib.Path("go").exists():
+        time.sleep(0.02)
+if behaviour == "stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    child = subprocess.Popen([sys.executable, "-S", "-c", "import signal, time; signal.pause()"])
+    pathlib.Path("child").write_text(str(child.pid))
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = json.dumps({"pid": os.getpid(), "environment": dict(os.environ)}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+"""
+
+
+def service(home: Path, behaviour: str = "normal") -> Service:
+    def launch(ports: Ports) -> Launch:
+        return Launch(
+            argv=[sys.executable, "-S", "-c", SERVER, str(ports["http"]), behaviour],
+            probes=[Probe(ports["http"], pattern='"pid"')],
+            environment={"BEHAVIOUR": behaviour},
+            leftovers=[str(home / "left over"), str(home / "left folder")],
+        )
+
+    return Service("tiny", home, home / "tiny", ports=("http",), launch=launch, grace_seconds=5.0)
+
+
+@dataclass(frozen=True)
+class User:
+    """Another process that uses the service until it is told to leave."""
+
+    process: subprocess.Popen[str]
+
+    def server(self) -> Process:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"the user process ended with {self.process.wait()}"
+        return Process(**json.loads(line))
+
+    def leave(self) -> None:
+        self.process.communicate()
+        assert self.process.returncode == 0
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Generator[Path]:
+    """A home in which no two instances ever ran together and of which nothing is left running."""
+    home = tmp_path / "a home, with {braces}"
+    yield home
+    assert not (home / "tiny" / "overlap").exists()
+    state = guard.read_state(home / "tiny.json")
+    assert state is None or gone(state.guard, PATIENCE)
+    assert not [pid for pid in starts(home) if alive_anyhow(pid, home)]
+
+
+@pytest.fixture
+def user(home: Path) -> Generator[Callable[[str], User]]:
+    users: list[User] = []
+
+    def begin(behaviour: str = "normal") -> User:
+        command = [sys.executable, __file__, str(home), behaviour]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+        pipe = subprocess.PIPE
+        users.append(User(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)))
+        return users[-1]
+
+    yield begin
+    for each in users:
+        each.process.kill()
+        each.process.wait()
+
+
+def starts(home: Path) -> list[int]:
+    return [int(path.name.removeprefix("start-")) for path in (home / "tiny").glob("start-*")]
+
+
+def alive_anyhow(pid: int, home: Path) -> bool:
+    """Whether this number is still one of our servers, whose working folder is in the home."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cwd").readlink().is_relative_to(home)
+    return False
+
+
+def ask(port: int) -> dict[str, object]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=PATIENCE) as answer:
+        return json.load(answer)
+
+
+def server_at(port: int) -> Process:
+    return identify(int(str(ask(port)["pid"])))
+
+
+def wait_for(path: Path) -> Path:
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} never came"
+        time.sleep(0.02)
+    return path
+
+
+def wait_until_blocked_on(path: Path) -> None:
+    inode, deadline = f":{path.stat().st_ino} ", time.monotonic() + PATIENCE
+    while not any("->" in line and inode in line for line in Path("/proc/locks").read_text().splitlines()):
+        assert time.monotonic() < deadline, f"nobody waits for {path}"
+        time.sleep(0.02)
+
+
+def state_of(home: Path) -> guard.State:
+    state = guard.read_state(home / "tiny.json")
+    assert state is not None
+    return state
+
+
+def test_users_share_one_instance_and_the_last_one_out_stops_it(home: Path) -> None:
+    (home / "left folder").mkdir(parents=True)
+    (home / "left over").touch()
+    with running(service(home)) as first:
+        server = server_at(first.ports["http"])
+        with running(service(home)) as second:
+            assert second == first
+            assert first.url("http") == f"http://127.0.0.1:{first.ports['http']}"
+        assert server_at(first.ports["http"]) == server
+    assert not alive(server)
+    assert len(starts(home)) == 1
+    assert sorted(path.name for path in home.iterdir()) == ["tiny", "tiny.lock", "tiny.log", "tiny.users"]
+
+
+def test_an_error_in_the_block_stops_the_service_too(home: Path) -> None:
+    seen: list[Process] = []
+    with pytest.raises(LookupError, match="the user's own"), running(service(home)) as endpoint:
+        seen.append(server_at(endpoint.ports["http"]))
+        raise LookupError("the user's own")
+    assert not alive(*seen)
+
+
+def test_processes_that_start_at_once_share_one_instance(home: Path, user: Callable[[], User]) -> None:
+    users = [user() for _ in range(4)]
+    servers = {each.server() for each in users}
+    assert len(servers) == 1
+    assert len(starts(home)) == 1
+    for each in users[:-1]:
+        each.leave()
+    assert alive(*servers)
+    users[-1].leave()
+    assert not alive(*servers)
+
+
+def test_users_that_come_and_go_and_are_killed_never_overlap(home: Path, user: Callable[[], User]) -> None:
+    """The servers themselves notice an overlap: each holds a lock in their common folder."""
+    for round in range(4):
+        users = [user() for _ in range(3)]
+        users[0].kill()  # anywhere: before its locks, in its start, or as a user
+        assert alive(users[1].server())
+        users[1].kill() if round % 2 else users[1].leave()
+        assert alive(users[2].server())
+        users[2].kill() if round % 3 else users[2].leave()
+
+
+def test_the_service_is_gone_after_its_only_user_was_killed(home: Path, user: Callable[[], User]) -> None:
+    only = user()
+    server = only.server()
+    keeper = state_of(home).guard
+    only.kill()
+    assert gone(server, PATIENCE)
+    assert gone(keeper, PATIENCE)
+    assert guard.read_state(home / "tiny.json") is None
+
+
+def test_a_start_is_given_up_when_its_user_was_killed(home: Path, user: Callable[[str], User]) -> None:
+    impatient = user("slow")
+    wait_for(home / "tiny.json")
+    state = state_of(home)
+    assert alive(state.server)
+    impatient.kill()
+    assert gone(state.guard, PATIENCE)
+    assert not alive(state.server)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows who waits for a lock")
+def test_a_newcomer_takes_over_a_start_whose_user_was_killed(home: Path, user: Callable[[str], User]) -> None:
+    impatient = user("slow")
+    wait_for(home / "tiny.json")
+    newcomer = user("slow")
+    wait_until_blocked_on(home / "tiny.lock")
+    impatient.kill()
+    (home / "tiny" / "go").touch()
+    assert newcomer.server() == state_of(home).server
+    assert len(starts(home)) == 1
+
+
+def test_a_killed_server_is_replaced_for_the_next_user(home: Path) -> None:
+    with running(service(home)) as before:
+        dead = server_at(before.ports["http"])
+        os.kill(dead.pid, signal.SIGKILL)
+        assert gone(dead, PATIENCE)
+        with running(service(home)) as after:
+            server = server_at(after.ports["http"])
+            assert server != dead
+        assert server_at(after.ports["http"]) == server, "the first user still holds the service"
+    assert not alive(server)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the next user ends the orphan")
+def test_a_server_dies_with_its_killed_guard(home: Path) -> None:
+    with running(service(home)) as before:
+        server = server_at(before.ports["http"])
+        os.kill(state_of(home).guard.pid, signal.SIGKILL)
+        assert gone(server, PATIENCE)
+        with running(service(home)) as after:
+            assert server_at(after.ports["http"]) == state_of(home).server
+    assert guard.read_state(home / "tiny.json") is None
+
+
+def test_an_instance_that_hangs_is_replaced(home: Path) -> None:
+    with running(replace(service(home), grace_seconds=0.5)) as before:
+        hung = server_at(before.ports["http"])
+        os.kill(hung.pid, signal.SIGSTOP)
+        with running(replace(service(home), start_seconds=3, grace_seconds=0.5)) as after:
+            assert server_at(after.ports["http"]) != hung
+        assert not alive(hung)
+
+
+@pytest.mark.parametrize("running_still", [False, True], ids=["its process is dead", "its number is somebody else's"])
+def test_a_stale_state_file_is_no_instance(home: Path, running_still: bool) -> None:
+    stranger = subprocess.Popen([sys.executable, "-S", "-c", "import signal; signal.pause()"], process_group=0)
+    if not running_still:
+        stranger.kill()
+        stranger.wait()
+    home.mkdir(parents=True)
+    (home / "left over").touch()
+    other = {"pid": stranger.pid, "started": "17"}
+    (home / "tiny.json").write_text(
+        json.dumps({"guard": other, "server": other, "ports": {"http": 1}, "probes": [], "leftovers": ["left over"]})
+    )
+    try:
+        with running(service(home)) as endpoint:
+            assert server_at(endpoint.ports["http"]) == state_of(home).server
+        assert (stranger.poll() is None) == running_still, "a process that only has the number is left alone"
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"guard": {"pid": 1}}', '{"guard": {"pid": 1, "started": "x", "y": 0}}']
+)
+def test_a_state_file_that_is_none_is_replaced(home: Path, text: str) -> None:
+    home.mkdir(parents=True)
+    (home / "tiny.json").write_text(text)
+    with running(service(home)) as endpoint:
+        assert server_at(endpoint.ports["http"]) == state_of(home).server
+
+
+def test_a_port_taken_before_the_server_binds_it_is_exchanged(home: Path, user: Callable[[str], User]) -> None:
+    one = user("port taken once")
+    port = int(wait_for(home / "tiny" / "port").read_text())
+    with socket.create_server(("127.0.0.1", port)):
+        (home / "tiny" / "go").touch()
+        assert alive(one.server())
+        assert state_of(home).ports["http"] != port
+        one.leave()
+    assert len(starts(home)) == 2
+
+
+def test_a_port_that_is_asked_for_is_used_or_named_as_taken(home: Path) -> None:
+    port = free_ports(["any"])["any"]
+    with running(replace(service(home), fixed={"http": port})) as endpoint:
+        assert endpoint.ports == {"http": port}
+        assert ask(port)
+    with (
+        socket.create_server(("127.0.0.1", port)),
+        pytest.raises(ServiceError, match=f"port {port}: another program does"),
+        running(replace(service(home), fixed={"http": port})),
+    ):
+        pytest.fail("started on a taken port")
+
+
+def test_ports_are_free_and_differ() -> None:
+    names = [f"port {number}" for number in range(50)]
+    ports = free_ports(names)
+    assert list(ports) == names
+    assert len(set(ports.values())) == 50
+    for port in ports.values():
+        with socket.create_server(("127.0.0.1", port)):
+            pass
+
+
+def failure(service: Service) -> str:
+    with pytest.raises(ServiceError) as caught, running(service):
+        pytest.fail("it started")
+    return str(caught.value)
+
+
+def test_a_service_that_dies_says_so_with_the_end_of_its_log(home: Path) -> None:
+    said = failure(service(home, "dies"))
+    assert "tiny service ended with status 1 before it answered" in said
+    assert said.endswith(f"{home / 'tiny.log'} ends with:\n  no such licence: weekdays only")
+    assert len(starts(home)) == 1, "a death that no port explains is not tried again"
+
+
+def test_a_service_that_is_never_ready_is_ended_and_says_so(home: Path) -> None:
+    said = failure(replace(service(home, "never ready"), start_seconds=1))
+    assert "tiny service did not answer within 1 s" in said
+    assert "waiting for something that never comes" in said
+    assert len(starts(home)) == 1
+
+
+def test_a_program_that_is_not_there_is_named(home: Path) -> None:
+    absent = replace(service(home), launch=lambda ports: Launch(["/no/such/program"], [Probe(ports["http"])]))
+    said = failure(absent)
+    assert "could not be started" in said
+    assert "/no/such/program" in said
+
+
+def test_a_home_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "home").touch()
+    with pytest.raises(ResourceError, match=str(tmp_path / "home")), running(service(tmp_path / "home")):
+        pytest.fail("started in a file")
+
+
+def test_the_whole_process_group_ends_also_when_it_ignores_sigterm(home: Path) -> None:
+    with running(replace(service(home, "stubborn"), grace_seconds=0.3)) as endpoint:
+        server = server_at(endpoint.ports["http"])
+        child = identify(int((home / "tiny" / "child").read_text()))
+        assert alive(child)
+    assert not alive(server)
+    assert gone(child, PATIENCE)
+
+
+def test_the_server_gets_none_of_its_first_users_secrets(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
+    with running(service(home)) as endpoint:
+        seen = ask(endpoint.ports["http"])["environment"]
+    assert isinstance(seen, dict)
+    assert seen["BEHAVIOUR"] == "normal"
+    assert seen["PATH"] == os.environ["PATH"]
+    assert "AWS_SECRET_ACCESS_KEY" not in seen
+
+
+def test_a_forked_child_of_a_user_does_not_keep_the_service(home: Path) -> None:
+    """As the workers of a data loader do: forked, with all descriptors, and perhaps alive for longer."""
+    with running(service(home)) as endpoint:
+        server = server_at(endpoint.ports["http"])
+        if not (child := os.fork()):
+            signal.pause()
+    try:
+        assert not alive(server)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_nothing_but_the_standard_library_is_imported() -> None:
+    """Without site-packages the import works: a command that needs no service pays next to nothing for this."""
+    subprocess.run(
+        [sys.executable, "-S", "-P", "-c", "import tasks.storage.service, tasks.storage.embedded, flows.server"],
+        env={"PYTHONPATH": str(Path(__file__).parents[3])},
+        check=True,
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    home, behaviour = arguments
+    with running(service(Path(home), behaviour)) as endpoint:
+        server = server_at(endpoint.ports["http"])
+        print(json.dumps({"pid": server.pid, "started": server.started}), flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
