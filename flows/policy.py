@@ -12,7 +12,6 @@ from prefect.tasks import Task, exponential_backoff
 
 from tasks.core.errors import TransientError
 
-
 STAGES_AT_ONCE = 1
 """Stages share the machine's cores or its one accelerator; two at once would only slow each other."""
 

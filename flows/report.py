@@ -18,13 +18,13 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 
 from tasks.core import layout
+from tasks.data.report import charts
 from tasks.data.report.comparison import read_comparison
 from tasks.data.report.tables import as_markdown
+from tasks.data.report.training import History, Point
 from tasks.storage.registry import Published
 
-EVERY_SECONDS = 3.0
-POINTS = 40
-"""Points of the live chart; mermaid draws no more in a legible way."""
+EVERY_SECONDS = 5.0
 
 
 class Progress:
@@ -34,19 +34,22 @@ class Progress:
         self._stage, self._key = stage, "progress-" + stage.replace("@", "-").replace("_", "-")
         self._bar: Any = None
         self._chart: Any = None
-        self._losses: list[tuple[int, float]] = []
+        self._train: list[Point] = []
+        self._valid: list[Point] = []
         self._last = 0.0
 
     def show(self, event: Mapping[str, Any]) -> None:
         """Take in one progress event; the server hears of it at most every few seconds, and of the last one."""
         if "loss" in event:
-            self._losses.append((event["done"], event["loss"]))
+            self._train.append(Point(step=event["done"], loss=event["loss"]))
+            if not self._valid or event["valid_loss"] != self._valid[-1].loss:
+                self._valid.append(Point(step=event["done"] if self._valid else 0, loss=event["valid_loss"]))
         final = event["done"] >= event["total"]
         if not final and time.monotonic() - self._last < EVERY_SECONDS:
             return
         self._last = time.monotonic()
         self._update_bar(100.0 * event["done"] / max(event["total"], 1), event["what"])
-        if self._losses:
+        if self._train:
             self._update_chart(event)
 
     def _update_bar(self, percent: float, what: str) -> None:
@@ -56,7 +59,7 @@ class Progress:
             update_progress_artifact(self._bar, percent)
 
     def _update_chart(self, event: Mapping[str, Any]) -> None:
-        text = loss_chart(self._losses, event)
+        text = loss_chart(self._train, self._valid, event)
         if self._chart is None:
             self._chart = create_markdown_artifact(text, key="training-loss", description="Training loss, live")
         else:
@@ -64,22 +67,15 @@ class Progress:
                 client.update_artifact(self._chart, ArtifactUpdate(data=text))
 
 
-def loss_chart(losses: list[tuple[int, float]], event: Mapping[str, Any]) -> str:
-    """The losses so far as a mermaid chart, thinned to what is legible, with the newest figures below."""
-    every = -(-len(losses) // POINTS)
-    shown = losses[every - 1 :: every] or losses
-    steps = ", ".join(str(step) for step, _ in shown)
-    values = ", ".join(f"{loss:.4f}" for _, loss in shown)
+def loss_chart(train: list[Point], valid: list[Point], event: Mapping[str, Any]) -> str:
+    """The curves so far as an image inside Markdown, the newest figures above it."""
     figures = " · ".join(
         f"{name.replace('_per_', '/').replace('_', ' ')} {value:.4g}"
         for name, value in event.items()
-        if isinstance(value, float | int) and name not in ("at", "done", "total", "step")
+        if isinstance(value, float | int) and name not in ("at", "done", "total")
     )
-    return (
-        f"### Step {event['done']} of {event['total']}\n\n{figures}\n\n"
-        f'```mermaid\nxychart-beta\n  title "Loss per answer token"\n  x-axis "optimizer step" [{steps}]\n'
-        f'  y-axis "loss"\n  line [{values}]\n```\n'
-    )
+    image = charts.as_image(charts.loss_curves(History(tuple(train), tuple(valid))))
+    return f"### Step {event['done']} of {event['total']}\n\n{figures}\n\n![Loss over optimizer steps]({image})\n"
 
 
 def show_results(workspace: Path, published: Published, uri: str) -> None:

@@ -17,7 +17,7 @@ from prefect.client.schemas.objects import State
 from prefect.context import get_run_context
 from prefect.futures import PrefectFuture, wait
 from prefect.logging import get_run_logger
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 
 from flows import policy, preflight, report
 from flows.supervise import Run, supervise
@@ -84,6 +84,8 @@ def _stages(run: Workspace, seconds: dict[str, float]) -> dict[str, PrefectFutur
 def _stage(run: Workspace, stage: Stage, seconds: dict[str, float]) -> State[Any]:
     """One stage: nothing to do, linked from the cache, or run by a supervised child."""
     logger = get_run_logger()
+    if run.failed.is_set():
+        return Cancelled(name="NotRun", message="an earlier stage failed")
     change = run.pipeline.change(stage.name)
     if change is Change.NONE:
         return Completed(name="Cached", message="nothing has changed")
@@ -103,6 +105,7 @@ def _stage(run: Workspace, stage: Stage, seconds: dict[str, float]) -> State[Any
     except TransientError:
         raise
     except TunelineError as error:
+        run.failed.set()
         return Failed(message=f"{stage.name}: {error}")
     seconds[stage.name] = round(time.monotonic() - started, 3)
     return Completed(message=f"ran in {seconds[stage.name]:.0f} s")

@@ -28,7 +28,12 @@ class PrefectServer:
 
     def environment(self) -> dict[str, str]:
         """What every Prefect client and worker reads."""
-        return {"PREFECT_API_URL": self.api_url, "PREFECT_HOME": str(self.home), **CLOSED}
+        return {
+            "PREFECT_API_URL": self.api_url,
+            "PREFECT_UI_URL": self.ui_url,
+            "PREFECT_HOME": str(self.home),
+            **CLOSED,
+        }
 
 
 @contextmanager

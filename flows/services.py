@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tasks.storage.embedded import s3
-
 from flows.server import prefect_server
 from tasks.core import layout
+from tasks.storage.embedded import s3
 
+USUAL_PORT = 4200
 LOGGING = {
     "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s %(message)s",
     "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "%(asctime)s %(task_run_name)s: %(message)s",
@@ -33,7 +34,7 @@ def services(*, store: bool = False, prefect: bool = False, port: int | None = N
     if store and "TUNELINE_REGISTRY" not in os.environ:
         wanted.append(s3(home))
     if prefect and "PREFECT_API_URL" not in os.environ:
-        wanted.append(prefect_server(home, port))
+        wanted.append(prefect_server(home, port or _usual_port()))
     before = dict(os.environ)
     with ExitStack() as stack, ThreadPoolExecutor(max_workers=2) as pool:
         settings = dict(LOGGING)
@@ -45,3 +46,14 @@ def services(*, store: bool = False, prefect: bool = False, port: int | None = N
         finally:
             os.environ.clear()
             os.environ.update(before)
+
+
+def _usual_port() -> int | None:
+    """Prefect's own port if it is free, so that a run's page has the same address tomorrow; else any."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", USUAL_PORT))
+        except OSError:
+            return None
+    return USUAL_PORT

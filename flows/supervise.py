@@ -109,7 +109,7 @@ def _events(file: Path, child: subprocess.Popen[bytes]) -> Iterator[dict[str, An
 
 def _last_words(run: Run, code: int) -> str:
     """What to say of a stage that ended without a word of its own."""
-    if code == -signal.SIGKILL or code == 128 + signal.SIGKILL:
+    if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
         return (
             f"{run.stage} was killed (SIGKILL): out of memory, or by hand; the same command resumes from its checkpoint"
         )
@@ -138,7 +138,9 @@ def _exit_code(message: str) -> int:
     """The step's own code where DVC tells it (`failed to run: ..., exited with 137`), else 1."""
     _, marker, code = message.rpartition("exited with ")
     number = code.strip(" .'\"")
-    return abs(int(number)) % 256 or 1 if marker and number.lstrip("-").isdigit() else 1
+    if not (marker and number.lstrip("-").isdigit()):
+        return 1
+    return 128 - int(number) if int(number) < 0 else int(number)
 
 
 def _watch(parent: int) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import threading
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,17 @@ LOCK = Path("dvc.lock")
 
 @dataclass(frozen=True)
 class Workspace:
-    """`root` is the run's checkout, `checkout` the user's; `overrides` are the params that differ from its file."""
+    """`root` is the run's checkout, `checkout` the user's; `overrides` are the params that differ from its file.
+
+    `failed` is set by the first stage that fails, so that no other begins.
+    """
 
     root: Path
     checkout: Path
     snapshot: Snapshot
     overrides: Mapping[str, Any]
     pipeline: Pipeline
+    failed: threading.Event = field(default_factory=threading.Event)
 
 
 @contextmanager

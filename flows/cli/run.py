@@ -24,8 +24,11 @@ def main(arguments: argparse.Namespace) -> int:
     started = time.monotonic()
     print("starting the services ...", file=sys.stderr)
     with services(store=True, prefect=True) as settings:
-        outcome = _run(chosen)
-        outcome["ui"] = _ui(settings)
+        try:
+            outcome = _run(chosen)
+        finally:
+            _flush()
+        outcome["ui"] = settings.get("PREFECT_UI_URL", "")
     outcome["seconds_in_all"] = round(time.monotonic() - started, 1)
     if arguments.json:
         print(json.dumps(outcome, indent=1))
@@ -43,8 +46,13 @@ def _run(chosen: Params) -> dict[str, Any]:
     return dict(state.result())
 
 
-def _ui(settings: dict[str, str]) -> str:
-    return settings.get("PREFECT_UI_URL", "")
+def _flush() -> None:
+    """Let Prefect send what it still holds before its server may stop."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    APILogWorker.drain_all(timeout=10)
+    EventsWorker.drain_all(timeout=10)
 
 
 def _tell(outcome: dict[str, Any]) -> None:

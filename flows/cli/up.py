@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import warnings
 from typing import Any, cast
 
 from flows.services import services
@@ -21,6 +22,8 @@ def main(arguments: argparse.Namespace) -> int:
         print(f"registry:   {registry(os.environ).store.url} at {os.environ.get('AWS_ENDPOINT_URL_S3', 'AWS')}")
         print("Ctrl-C stops all of it.", flush=True)
         # A path entrypoint would put flows/ first on sys.path, where its modules would shadow libraries.
+        # On SIGTERM Prefect's runner stops well but forgets to await itself, which would be all that the user sees.
+        warnings.filterwarnings("ignore", "coroutine 'Runner.astop' was never awaited")
         deployment = cast("Any", retrain.to_deployment("retrain", entrypoint_type=EntrypointType.MODULE_PATH))
         serve(deployment, print_starting_message=False)
     return 0

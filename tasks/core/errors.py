@@ -87,6 +87,9 @@ def from_json(text: str) -> TunelineError:
     return KINDS.get(value["type"], TunelineError)(value["message"])
 
 
+DISK_FULL = "the disk is full: free some space, then run the same command again"
+
+
 def from_os_error(error: OSError, doing: str) -> ResourceError:
     """An operating-system refusal in the user's words.
 
@@ -94,7 +97,7 @@ def from_os_error(error: OSError, doing: str) -> ResourceError:
     """
     where = f" ({error.filename})" if error.filename else ""
     next_move = {
-        errno.ENOSPC: "the disk is full: free some space, then run the same command again",
+        errno.ENOSPC: DISK_FULL,
         errno.EDQUOT: "the disk quota is used up: free some space, then run the same command again",
         errno.EACCES: "permission denied: make the folder writable for this user",
         errno.EROFS: "the file system is read-only: choose a writable workspace",

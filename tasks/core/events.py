@@ -64,7 +64,7 @@ def describe(progress: dict[str, Any]) -> str:
     figures = " ".join(
         f"{name.replace('_per_', '/').replace('_', ' ')} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in progress.items()
-        if name not in ("kind", "at", "what", "done", "total", "step")
+        if name not in ("kind", "at", "what", "done", "total")
     )
     return f"{progress['what']} {done}/{total} {100 * done // max(total, 1)}% {figures}".rstrip()
 

@@ -113,16 +113,16 @@ class PublishParams(Section):
 
 
 class Params(Section):
-    """params.yaml. Law: `Params(**p.model_dump()) == p`."""
+    """params.yaml: every section is there, so that DVC, too, finds it. Law: `Params(**p.model_dump()) == p`."""
 
     fetch: FetchParams
-    prepare: PrepareParams = PrepareParams()
-    train: TrainParams = TrainParams()
-    merge: MergeParams = MergeParams()
-    quantize: QuantizeParams = QuantizeParams()
-    evaluate: EvaluateParams = EvaluateParams()
-    report: ReportParams = ReportParams()
-    publish: PublishParams = PublishParams()
+    prepare: PrepareParams
+    train: TrainParams
+    merge: MergeParams
+    quantize: QuantizeParams
+    evaluate: EvaluateParams
+    report: ReportParams
+    publish: PublishParams
 
 
 def load(path: Path = FILE) -> Params:
@@ -203,8 +203,6 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     paths: dict[str, Any] = {}
     for key, item in value.items():
         paths |= (
-            flat(cast("Mapping[str, Any]", item), f"{prefix}{key}.")
-            if isinstance(item, dict)
-            else {prefix + key: item}
+            flat(cast("Mapping[str, Any]", item), f"{prefix}{key}.") if isinstance(item, dict) else {prefix + key: item}
         )
     return paths

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import logging
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -62,6 +62,7 @@ def main(step: Step, argv: Sequence[str] | None = None) -> int:
         parser.add_argument(f"--{flag.replace('_', '-')}", type=kind, required=True, metavar=kind.__name__.upper())
     arguments = vars(parser.parse_args(argv))
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on a CPU it laments a kernel at every start
     events.send_to(events.from_environment())
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -76,12 +77,6 @@ def main(step: Step, argv: Sequence[str] | None = None) -> int:
         return _fail(
             ResourceError(f"{step.__name__} ran out of memory: lower train.batch.micro_tokens or evaluate.batch_size")
         )
-    except RuntimeError as error:  # torch and safetensors wrap the operating system's refusals
-        if refusal := re.search(r"No space left on device|os error 28", str(error)):
-            return _fail(
-                ResourceError(f"{step.__name__}: {refusal[0]}: free some space, then run the same command again")
-            )
-        raise
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -130,7 +130,9 @@ def _end_tokens(folder: Path, tokenizer: Tokenizer) -> frozenset[int]:
     """Ids that end a turn: the tokenizer's `eos_token` and the generation config's `eos_token_id`."""
     config: dict[str, Any] = json.loads((folder / "tokenizer_config.json").read_bytes())
     named: Any = config.get("eos_token")
-    ends: set[int | None] = {tokenizer.token_to_id(named["content"] if isinstance(named, dict) else named)} if named else set()
+    ends: set[int | None] = (
+        {tokenizer.token_to_id(named["content"] if isinstance(named, dict) else named)} if named else set()
+    )
     file = folder / "generation_config.json"
     if file.is_file():
         value: Any = json.loads(file.read_bytes()).get("eos_token_id")

@@ -32,7 +32,8 @@ class Outcome:
 
     def write_adapter(self, folder: Path) -> None:
         """ModelError: the adapter never moved from its start, so it would change nothing."""
-        self.model.save_pretrained(str(folder))
+        with loading.writing(folder):
+            self.model.save_pretrained(str(folder))
         (folder / "README.md").unlink(missing_ok=True)  # the model card is the report's
         saved = load_file(folder / "adapter_model.safetensors")
         moved = [name for name, value in saved.items() if ".lora_B." in name and value.count_nonzero()]

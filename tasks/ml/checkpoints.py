@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tasks.core import events, manifest
 from tasks.core.errors import IntegrityError
+from tasks.ml import loading
 
 KEPT = 2
 
@@ -45,9 +46,10 @@ class Checkpoints:
     def save(self, state: State) -> None:
         """Law: after a kill during a save the checkpoint before is still there and whole."""
         with manifest.staged(self._folder / f"step-{state.step:08}") as partial:
-            save_file(
-                {name: tensor.contiguous() for name, tensor in state.tensors.items()}, partial / "state.safetensors"
-            )
+            with loading.writing(partial):
+                save_file(
+                    {name: value.contiguous() for name, value in state.tensors.items()}, partial / "state.safetensors"
+                )
             (partial / "state.json").write_text(json.dumps(state.values), encoding="utf-8")
             manifest.seal(partial, step="train", inputs={}, params={}, facts={"step": state.step})
         self._last = time.monotonic()
@@ -55,12 +57,13 @@ class Checkpoints:
             shutil.rmtree(old)
 
     def newest(self) -> State | None:
-        """The newest whole checkpoint; a damaged one is named and passed over."""
+        """The newest whole checkpoint; a damaged one is named, passed over and removed."""
         for folder in reversed(self._found()):
             try:
                 sealed = manifest.verify(folder)
             except IntegrityError as error:
-                events.warning(f"checkpoint passed over: {error}")
+                events.warning(f"checkpoint passed over and removed: {error}")
+                shutil.rmtree(folder)
                 continue
             values = json.loads((folder / "state.json").read_bytes())
             return State(sealed.facts["step"], load_file(folder / "state.safetensors"), values)

@@ -25,7 +25,8 @@ def dequantise(file: Path, into: Path) -> None:
     except (ValueError, KeyError, IndexError, EOFError, NotImplementedError) as error:
         raise ModelError(f"{file} can't be read as a GGUF model: {error}") from None
     _forget_quantisation(model)
-    model.save_pretrained(into)
+    with loading.writing(into):
+        model.save_pretrained(into)
     tokenizer.save_pretrained(into)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from tasks.core.errors import ModelError
+from tasks.core.errors import DISK_FULL, ModelError, ResourceError
 
 
 def device() -> torch.device:
@@ -73,6 +76,17 @@ def keep_packing_reversible(model: torch.nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  torch types attributes as tensors
+
+
+@contextmanager
+def writing(folder: Path) -> Generator[None]:
+    """Safetensors wraps the operating system's refusals in an error of its own. ResourceError: the disk is full."""
+    try:
+        yield
+    except SafetensorError as error:
+        if "os error 28" not in str(error):
+            raise
+        raise ResourceError(f"{folder}: {DISK_FULL}") from None
 
 
 def forget_path(model: Any) -> None:

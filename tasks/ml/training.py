@@ -217,7 +217,7 @@ def peak_memory() -> int:
 def _tell(record: Record, validation: Validation, steps: int) -> None:
     left = (steps - record.step) * record.seconds / record.step
     events.progress(
-        "train", record.step, steps, step=record.step, loss=record.loss, valid_loss=validation.loss,
+        "train", record.step, steps, loss=record.loss, valid_loss=validation.loss,
         tokens_per_second=record.tokens_per_second, memory_gb=record.memory_bytes / 1e9, eta_s=round(left),
     )  # fmt: skip
 

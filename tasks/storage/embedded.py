@@ -41,6 +41,7 @@ class S3:
             "AWS_ENDPOINT_URL_S3": self.endpoint,
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_SESSION_TOKEN": "",  # one from the user's own account would be sent along and refused
             "AWS_DEFAULT_REGION": "us-east-1",
         }
 
@@ -51,7 +52,7 @@ def s3(home: Path) -> Generator[S3]:
 
     ServiceError: there is no `weed` program, or it did not start.
     """
-    folder = home / "s3"
+    folder = home.absolute() / "s3"
     try:
         access_key, secret_key = credentials(folder)
     except OSError as error:
@@ -128,7 +129,8 @@ def _launch(weed: str, folder: Path, ports: Ports) -> Launch:
             Probe(ports["master"], "/dir/status", pattern=r'"Max":[1-9]'),  # a volume server has room: PUT works
             Probe(ports["s3"], status=403),  # no signature, no access: the credentials are loaded
         ],
-        leftovers=_leftovers(folder.absolute() / "data", ports),
+        environment={"HOME": str(folder)},  # weed looks there for the settings of a weed of the user's own
+        leftovers=_leftovers(folder / "data", ports),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from tasks.core.errors import ServiceError, from_os_error
@@ -30,6 +31,8 @@ ATTEMPTS = 5
 TAIL_LINES = 12
 HIGHEST_PORT = 55535
 """Some servers (SeaweedFS) listen 10,000 above a port they were given, too."""
+
+PORT_TAKEN = re.compile(r"address already in use|port .*(is not available|already in use)", re.IGNORECASE)
 
 Ports = Mapping[str, int]
 
@@ -79,6 +82,7 @@ def running(service: Service) -> Generator[Endpoint]:
 
     ServiceError: it died or did not answer in time. ResourceError: the home can't be written to.
     """
+    service = replace(service, home=service.home.absolute(), folder=service.folder.absolute())  # the caller may chdir
     places = guard.files(service.home, service.name)
     with ExitStack() as stack:
         try:
@@ -135,21 +139,21 @@ def _end(state: State, service: Service, places: Files) -> None:
 
 
 def _begun(service: Service, places: Files) -> State:
+    """A new instance; where another program was faster with a port, with other ports."""
     for _ in range(ATTEMPTS):
-        ports = free_ports([name for name in service.ports if name not in service.fixed]) | dict(service.fixed)
         if taken := [port for port in service.fixed.values() if _taken(port)]:
             raise ServiceError(
                 f"{service.name} can't listen on port {taken[0]}: another program does. "
                 "Stop that program, or choose another port."
             )
+        ports = {**free_ports([name for name in service.ports if name not in service.fixed]), **service.fixed}
         outcome, status = _ask_guard(_order(service, ports), places)
-        state = guard.read_state(places.state)
-        if outcome == "ready" and state:
+        if outcome == "ready" and (state := guard.read_state(places.state)):
             return state
-        if outcome != "died" or not any(map(_taken, ports.values())):
+        if outcome != "died" or not _lost_a_port(ports, places.log):
             raise _failure(service, outcome, status, places.log)
     raise ServiceError(
-        f"{service.name} found its ports taken {ATTEMPTS} times running: see {places.log}, then try again"
+        f"{service.name} found a port of its taken {ATTEMPTS} times running: see {places.log}, then try again"
     )
 
 
@@ -165,6 +169,13 @@ def free_ports(names: Sequence[str]) -> dict[str, int]:
     return ports
 
 
+def _lost_a_port(ports: Ports, log: Path) -> bool:
+    """Another program has a port, or had it only for a moment and the server's own words must do."""
+    return any(map(_taken, ports.values())) or bool(
+        PORT_TAKEN.search(log.read_text(encoding="utf-8", errors="replace"))
+    )
+
+
 def _taken(port: int) -> bool:
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: old connections don't count
@@ -177,13 +188,12 @@ def _taken(port: int) -> bool:
 
 def _order(service: Service, ports: Ports) -> Order:
     launch = service.launch(ports)
-    inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
     return Order(
         name=service.name,
-        home=str(service.home.absolute()),
-        folder=str(service.folder.absolute()),
+        home=str(service.home),
+        folder=str(service.folder),
         argv=list(launch.argv),
-        environment={**inherited, **launch.environment},
+        environment={**_inherited(), **launch.environment},
         probes=list(launch.probes),
         ports=ports,
         leftovers=list(launch.leftovers),
@@ -192,12 +202,16 @@ def _order(service: Service, ports: Ports) -> Order:
     )
 
 
+def _inherited() -> dict[str, str]:
+    return {name: os.environ[name] for name in INHERITED if name in os.environ}
+
+
 def _ask_guard(order: Order, places: Files) -> tuple[str, int | None]:
     """Start a guard and hear how its server's start ended."""
     with places.log.open("wb") as log, subprocess.Popen(
         # -S: the guard needs no site-packages, and starts in a third of the time. The last words are for `ps`.
         [sys.executable, "-P", "-S", "-m", "tasks.storage.guard", order.name, order.home],
-        env={"PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**_inherited(), "PYTHONPATH": str(Path(__file__).parents[2])},
         cwd="/",
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -219,6 +233,6 @@ def _failure(service: Service, outcome: str, status: int | None, log: Path) -> S
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-TAIL_LINES:]
     tail = "".join(f"\n  {line}" for line in lines) or " nothing"
     return ServiceError(
-        f"the {service.name} service {what}. Mend what its log names, or remove {service.folder} to begin anew "
-        f"(its data go too), then run the same command again. {log} ends with:{tail}"
+        f"the {service.name} service {what}. Mend what its log names, then run the same command again. "
+        f"{log} ends with:{tail}"
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -39,24 +40,22 @@ class Pipeline:
     """
 
     def __init__(self, root: Path) -> None:
-        from dvc.exceptions import DvcException
-
-        logging.getLogger("dvc").setLevel(logging.ERROR)
         self._root = str(root.absolute())
-        try:
-            with self._open() as repo:
-                self.stages = _stages(repo)
-        except DvcException as error:
-            raise ParamsError(f"{root}/dvc.yaml can't be read: {error}") from None
+        with self._open() as repo:
+            self.stages = _stages(repo)
 
-    def _open(self) -> Any:
+    @contextmanager
+    def _open(self) -> Generator[Any]:
+        """The repository, with its root as the working directory: DVC reads paths in its caches against that."""
+        from dvc.exceptions import DvcException
         from dvc.repo import Repo
 
-        return Repo(self._root)
-
-    def _address(self, name: str) -> str:
-        """DVC reads a bare name against the working directory, which may be another checkout."""
-        return f"{os.path.join(self._root, 'dvc.yaml')}:{name}"
+        logging.getLogger("dvc").setLevel(logging.ERROR)  # importing DVC sets it to print on standard output
+        try:
+            with chdir(self._root), Repo(self._root) as repo:
+                yield repo
+        except DvcException as error:
+            raise ParamsError(f"DVC in {self._root}: {error}") from None
 
     def change(self, name: str) -> Change:
         """What the stage needs, given its inputs as they are now in the workspace."""
@@ -64,7 +63,7 @@ class Pipeline:
         from dvc.stage.cache import RunCacheNotFoundError
 
         with self._open() as repo, repo.lock:
-            (stage,) = repo.stage.collect(self._address(name))
+            (stage,) = repo.stage.collect(name)
             if not stage.changed():
                 return Change.NONE
             try:
@@ -77,27 +76,25 @@ class Pipeline:
     def reasons(self, name: str) -> list[str]:
         """Why the stage would run, in words: `modified data/raw`, `modified train.rank`."""
         with self._open() as repo, repo.lock:
-            (stage,) = repo.stage.collect(self._address(name))
+            (stage,) = repo.stage.collect(name)
             return sorted(set(_reasons(list(stage.status().values()))))
 
     def reproduce(self, name: str) -> None:
         """Run or restore the one stage and record it in dvc.lock. StageFailed: its command failed."""
-        from dvc.exceptions import DvcException
+        from dvc.exceptions import ReproductionError
 
-        try:
-            with self._open() as repo:
-                repo.reproduce(self._address(name), single_item=True)
-        except DvcException as error:
-            raise StageFailed(f"{name}: {error.__cause__ or error}") from None
+        with self._open() as repo:
+            try:
+                repo.reproduce(name, single_item=True)
+            except ReproductionError as error:
+                raise StageFailed(f"{name}: {error.__cause__ or error}") from None
 
     def checkout(self, path: Path) -> None:
         """Link a tracked folder from the cache. DataError: the cache lacks it."""
-        from dvc.exceptions import DvcException
-
         try:
             with self._open() as repo:
-                repo.checkout([os.path.join(self._root, f"{path}.dvc")], force=True)
-        except DvcException:
+                repo.checkout([f"{path}.dvc"], force=True)
+        except ParamsError:
             raise DataError(
                 f"{path}.dvc names data that the cache lacks: bring it with `dvc pull`, "
                 "or make the sample corpus with `tuneline ingest data/sample`"
@@ -106,12 +103,12 @@ class Pipeline:
     def checkout_outputs(self) -> None:
         """Link every stage's outputs, as dvc.lock names them, from the cache."""
         with self._open() as repo:
-            repo.checkout([self._address(stage.name) for stage in self.stages], force=True)
+            repo.checkout([stage.name for stage in self.stages], force=True)
 
     def track(self, path: Path) -> None:
         """`dvc add`: the folder becomes a data version, named by `<path>.dvc`."""
         with self._open() as repo:
-            repo.add(os.path.join(self._root, path))
+            repo.add(str(path))
 
     def set_params(self, changes: Mapping[str, Any]) -> None:
         """Write dotted paths into the workspace's params.yaml, leaving its comments where they are."""

@@ -8,6 +8,7 @@ matplotlib draws in stand-in colours, which become the page's CSS variables, so 
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 from collections.abc import Generator, Sequence
@@ -25,6 +26,15 @@ if TYPE_CHECKING:
 
 INK, MUTED, LINE, FIRST, SECOND = "#010101", "#020202", "#030303", "#040404", "#050505"
 VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", FIRST: "--first", SECOND: "--second"}
+SVG = "http://www.w3.org/2000/svg"
+"""A file of its own must name its format; inline in HTML it needs not, and the page stays free of addresses."""
+STANDALONE = {
+    "--ink": "#8b95a1",
+    "--muted": "#8b95a1",
+    "--line": "#8b95a1",
+    "--first": "#3b82c4",
+    "--second": "#e08a2c",
+}
 SIZE = (5.6, 3.7)
 """Inches, 72 units each: small enough that the labels stay readable on a phone."""
 SMOOTH_FROM = 40
@@ -67,6 +77,15 @@ def loss_curves(history: History) -> str:
 def _curve(axes: Axes, points: Sequence[Point], label: str, color: str, **style: Any) -> None:
     xs, ys = [point.step for point in points], [point.loss for point in points]
     axes.plot(xs, ys, label=label, color=color, **style)
+
+
+def as_image(svg: str) -> str:
+    """The chart as a data URI for a page that is not ours: no variables, colours that read on light and on dark."""
+    plain = re.sub(r"var\((--\w+)\)", lambda match: STANDALONE[match[1]], svg)
+    plain = plain.replace(
+        "<svg ", f'<svg xmlns="{SVG}" width="{SIZE[0] * 120}" height="{SIZE[1] * 120}" font-family="sans-serif" ', 1
+    )
+    return "data:image/svg+xml;base64," + base64.b64encode(plain.encode()).decode()
 
 
 def quality_against_size(dots: Sequence[Dot], label: str, unit: units.Unit) -> str:

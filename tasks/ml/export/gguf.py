@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.core.errors import ModelError
+from tasks.core.errors import DISK_FULL, ModelError, ResourceError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,6 +30,8 @@ def write(merged: Path, into: Path, variant: str) -> dict[str, Any]:
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or not (into / FILE).is_file():
+        if "No space left on device" in done.stderr:
+            raise ResourceError(f"{into}: {DISK_FULL}")
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise ModelError(f"{merged}: the GGUF converter failed: {last}")
     return {"outtype": variant}

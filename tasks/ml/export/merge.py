@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tasks.core import events, weights
 from tasks.core.errors import ModelError
+from tasks.ml import loading
 
 PREFIX = "base_model.model."
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -43,7 +44,7 @@ def write(base: Path, adapter: Path, into: Path, dtype: str) -> dict[str, Any]:
     lost = [value for value in survival if value < 0.9]
     if lost:
         events.warning(
-            f"rounding keeps under 90% of the change in {len(lost)} of {len(survival)} tensors; merge.dtype=float32 keeps all"
+            f"rounding bends the change (cosine under 0.9) in {len(lost)} of {len(survival)} tensors; merge.dtype=float32 keeps all"
         )
     return {
         "merged_tensors": len(survival),
@@ -88,7 +89,8 @@ def _shard(source: Path, target: Path, deltas: dict[str, Tensor], dtype: torch.d
                 _patch(target, places, merged)
             else:
                 others = {name: tensors.get_tensor(name).to(dtype) for name in places if name not in merged}
-                save_file({name: (merged | others)[name] for name in places}, target, metadata={"format": "pt"})
+                with loading.writing(target):
+                    save_file({name: (merged | others)[name] for name in places}, target, metadata={"format": "pt"})
     except SafetensorError as error:
         raise ModelError(f"{source}: {error}") from None
     return survival
@@ -103,9 +105,9 @@ def _add(name: str, weight: Tensor, delta: Tensor, dtype: torch.dtype | None) ->
 
 
 def _survival(before: Tensor, delta: Tensor, after: Tensor) -> float:
-    """Projection of the change that is stored on the change that was learned; 1 where nothing was lost."""
-    stored = after.float() - before.float()
-    return ((stored * delta).sum() / delta.square().sum().clamp_min(1e-30)).item()
+    """Cosine between the change that is stored and the change that was learned: 1 where rounding lost nothing."""
+    stored = after.float() - before.to(after.dtype).float()
+    return torch.nn.functional.cosine_similarity(stored.flatten(), delta.flatten(), dim=0).item()
 
 
 def _patch(file: Path, places: Mapping[str, weights.Tensor], tensors: Mapping[str, Tensor]) -> None:

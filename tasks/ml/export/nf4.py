@@ -26,7 +26,8 @@ def write(merged: Path, into: Path, variant: str) -> dict[str, Any]:
     model = loading.load(merged, loading.compute_dtype("auto"), nf4=True)
     packed = sum(1 for module in model.modules() if type(module).__name__ == "Linear4bit")
     loading.forget_path(model)
-    model.save_pretrained(into)
+    with loading.writing(into):
+        model.save_pretrained(into)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         if (merged / name).is_file():
             shutil.copyfile(merged / name, into / name)

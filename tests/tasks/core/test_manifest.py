@@ -12,9 +12,13 @@ from tasks.core import digest, manifest
 from tasks.core.errors import IntegrityError
 from tasks.core.manifest import FileEntry, Manifest
 
-names = st.lists(st.text("abcXYZ019._ -", min_size=1, max_size=8).filter(lambda n: n.strip(". ") == n), min_size=1, max_size=3)
+names = st.lists(
+    st.text("abcXYZ019._ -", min_size=1, max_size=8).filter(lambda n: n.strip(". ") == n), min_size=1, max_size=3
+)
 entries = st.builds(FileEntry, sha256=st.text("0123456789abcdef", min_size=64, max_size=64), size=st.integers(0, 2**40))
-plain = st.dictionaries(st.text(max_size=8), st.one_of(st.integers(), st.text(max_size=8), st.booleans(), st.none()), max_size=3)
+plain = st.dictionaries(
+    st.text(max_size=8), st.one_of(st.integers(), st.text(max_size=8), st.booleans(), st.none()), max_size=3
+)
 manifests = st.builds(
     Manifest, format=st.just(1), step=st.sampled_from(["train", "merge"]), inputs=st.dictionaries(st.text(max_size=8), st.text()),
     params=plain, facts=plain, files=st.dictionaries(names.map("/".join), entries, max_size=3),

@@ -14,7 +14,7 @@ from tasks.core.errors import ParamsError
 from tasks.core.params import Params
 
 SHIPPED = Path(__file__).parents[3] / "params.yaml"
-BASE = Params.model_validate({"fetch": {"ref": "x"}})
+BASE = Params.model_validate({section: {} for section in Params.model_fields} | {"fetch": {"ref": "x"}})
 
 
 def test_the_shipped_file_names_every_knob() -> None:
@@ -37,13 +37,14 @@ def test_it_reads_back() -> None:
 
 def test_every_error_at_once_with_its_path(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
-    file.write_text("fetch: {ref: x}\ntrain: {rnak: 8, rank: 0}\nquantize: {formats: [nf4, nf4]}\n")
+    file.write_text("fetch: {ref: x}\ntrain: {rnak: 8, rank: 0}\nquantize: {formats: [nf4, nf4]}\nreport: {}\n")
     with pytest.raises(ParamsError) as caught:
         params.load(file)
     message = str(caught.value)
     assert "train.rnak: unknown key; known here: alpha, batch," in message
     assert "train.rank: " in message and "(found 0)" in message
     assert "quantize: a format is listed twice" in message
+    assert "merge: Field required" in message
 
 
 @pytest.mark.parametrize("text", ["train: [", "\xff", "- a\n- b\n", ""])

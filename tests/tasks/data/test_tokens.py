@@ -66,7 +66,9 @@ def test_the_real_template_renders_as_transformers_renders_it(real_base: Path) -
 
 @given(st.lists(texts, min_size=1, max_size=3), st.lists(texts, min_size=3, max_size=3))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_what_is_learned_is_what_the_assistant_said(tokenizer: ChatTokenizer, users: list[str], answers: list[str]) -> None:
+def test_what_is_learned_is_what_the_assistant_said(
+    tokenizer: ChatTokenizer, users: list[str], answers: list[str]
+) -> None:
     pairs = list(zip(users, answers, strict=False))
     encoded = tokenizer.encode(turns(*(text for pair in pairs for text in pair)))
     ends = sum(1 for token, loss in zip(encoded.ids, encoded.loss, strict=True) if loss and token in tokenizer.ends)
@@ -94,13 +96,16 @@ def changed(folder: Path, template: str) -> ChatTokenizer:
 
 def test_a_template_that_rewrites_earlier_turns_is_refused(tmp_path: Path) -> None:
     """Some templates drop the reasoning of earlier answers once a later turn follows."""
-    rewriting = "{% for m in messages %}<|im_start|>{{ m.role }} {{ messages|length }}\n{{ m.content }}<|im_end|>{% endfor %}"
+    rewriting = (
+        "{% for m in messages %}<|im_start|>{{ m.role }} {{ messages|length }}\n{{ m.content }}<|im_end|>{% endfor %}"
+    )
     with pytest.raises(DataError, match="prefix-stable"):
         changed(tmp_path, rewriting).encode(turns("a", "b"))
 
 
 def test_a_template_without_an_end_of_turn_is_refused(tmp_path: Path) -> None:
-    endless = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    endless = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    endless += "{% if add_generation_prompt %}assistant: {% endif %}"
     with pytest.raises(DataError, match="never learn to stop"):
         changed(tmp_path, endless).encode(turns("a", "b"))
 
@@ -113,7 +118,9 @@ def test_a_generation_tag_renders_its_body(tmp_path: Path) -> None:
     assert learned(tokenizer, tokenizer.encode(turns("a", "b"))) == "b<|im_end|>"
 
 
-@pytest.mark.parametrize("attack", ["{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}", "{{ cycler.__init__.__globals__ }}"])
+@pytest.mark.parametrize(
+    "attack", ["{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}", "{{ cycler.__init__.__globals__ }}"]
+)
 def test_a_template_can_t_reach_python(tmp_path: Path, attack: str) -> None:
     with pytest.raises(DataError, match="chat template"):
         changed(tmp_path, attack).encode(turns("a", "b"))

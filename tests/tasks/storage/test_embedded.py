@@ -150,6 +150,15 @@ def test_only_the_right_credentials_open_the_store(s3: S3, bucket: str) -> None:
     assert code(unknown) == "InvalidAccessKeyId"
 
 
+def test_its_environment_is_enough_beside_credentials_of_another_account(
+    s3: S3, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "from another account")
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
+    assert bucket in [each.get("Name") for each in boto3.session.Session().client("s3").list_buckets()["Buckets"]]
+
+
 def test_a_misspelt_bucket_is_an_error_and_not_made(s3: S3) -> None:
     client = connect(s3.environment())
     with pytest.raises(ClientError) as missing:

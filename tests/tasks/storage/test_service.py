@@ -194,6 +194,15 @@ def test_an_error_in_the_block_stops_the_service_too(home: Path) -> None:
     assert not alive(*seen)
 
 
+def test_its_user_may_go_to_another_folder(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with running(service(home.relative_to(tmp_path))) as endpoint:
+        server = server_at(endpoint.ports["http"])
+        monkeypatch.chdir("/")
+        assert str(endpoint.log) == str(home / "tiny.log")
+    assert not alive(server)
+
+
 def test_processes_that_start_at_once_share_one_instance(home: Path, user: Callable[[], User]) -> None:
     users = [user() for _ in range(4)]
     servers = {each.server() for each in users}

@@ -1,0 +1,49 @@
+"""The machine that a figure comes from: what it is, and what it can do at best. No name of it, and no path."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.measuring.child import Contender, Failure, Run, measure
+
+CEILINGS = Path(__file__).with_name("ceilings.py")
+
+
+def describe() -> dict[str, Any]:
+    """`load` is the mean number of running processes over the last minute: what else the machine had to do."""
+    return {
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        "memory_gigabytes": round(psutil.virtual_memory().total / 1e9, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def processor() -> str:
+    """The processor's own name, as far as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # no Linux
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def ceilings(seconds: float) -> Run | Failure:
+    """Matrix products, copying and hashing, each for so many seconds; the values are the run's `result`."""
+    # -P: the files beside the script must not stand in for modules of the libraries.
+    return measure(Contender("ceilings", (sys.executable, "-P", str(CEILINGS), str(seconds)), Path.cwd()))
+
+
+def highest(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """The better of two measurements of each ceiling: somebody else's work can only lower one."""
+    return {name: max(value, after[name]) for name, value in before.items()}

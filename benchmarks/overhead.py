@@ -1,0 +1,185 @@
+"""What Prefect and DVC add to the bare steps: the line with a tiny model, by hand, under DVC, and as `tuneline run`.
+
+The model is a random Llama of two layers, so that next to nothing is spent on the model itself. Every contender
+starts from an equal checkout and must make the same weights, byte for byte. Beside it: the start of `tuneline --help`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # `python benchmarks/NAME.py` looks beside the script only
+
+from benchmarks import harness
+from benchmarks.harness import Contender, Figure, Findings, Options, Run, Unprepared, figures, table
+from benchmarks.measuring import checkout
+from tasks.core import digest, layout, manifest, params
+from tasks.storage.versions import Pipeline
+from tests import tiny
+
+ROWS = 60
+BARE, DVC, LINE = "bare steps", "dvc repro", "tuneline run"
+AGAIN = {DVC: "dvc repro, nothing to do", LINE: "tuneline run, nothing to do"}
+START_ROUNDS, QUICK_START_ROUNDS = 20, 4
+
+
+@dataclass(frozen=True)
+class Template:
+    """The checkout that every other is a copy of: the project, a tiny base, some rows taken in."""
+
+    folder: Path
+    stages: tuple[str, ...]
+    script: str
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return harness.main("overhead", __doc__, measured, rounds=4, quick_rounds=1, argv=argv)
+
+
+def measured(options: Options) -> Findings:
+    with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
+        try:
+            line = _line(Path(folder), options.rounds)
+        except Unprepared as error:
+            line = Findings(failures={"tuneline ingest": str(error)})
+    start = _start(QUICK_START_ROUNDS if options.quick else START_ROUNDS)
+    return Findings(
+        {**line.ratios, **start.ratios}, {**line.absolute, **start.absolute},
+        [*line.tables, *start.tables], {**line.failures, **start.failures},
+    )  # fmt: skip
+
+
+def _line(folder: Path, rounds: int) -> Findings:
+    template = _template(folder)
+    comparison = harness.compare(_contenders(template, folder), rounds)
+    found = harness.findings(f"{len(template.stages)} stages with a tiny model", comparison)
+    runs = comparison.runs
+    added = _added(runs, len(template.stages)) if BARE in runs else {}
+    inside = _inside(runs[LINE]) if LINE in runs else {}
+    tables = [*found.tables, *_added_table(added), *_inside_table(inside)]
+    absolute = {**found.absolute, "added to the bare steps": _json(added), "inside tuneline run": _flat(inside)}
+    return Findings(found.ratios, absolute, tables, found.failures)
+
+
+def _template(folder: Path) -> Template:
+    """Made once; no contender ever runs in it."""
+    base = tiny.make_base(folder / "base")
+    rows = tiny.write_rows(folder / "landing" / "day.jsonl", ROWS)
+    template = checkout.make(folder / "template", f"{layout.RAW}.dvc")
+    values = params.parse(tiny.params(base), "tests/tiny.py").model_dump(mode="json")  # DVC wants every section named
+    (template / params.FILE).write_text(yaml.safe_dump(values), encoding="utf-8")
+    checkout.settle(template)
+    ingest = _command("ingest", template, "tuneline", "ingest", str(rows))
+    if isinstance(outcome := harness.measure(ingest), harness.Failure):
+        raise Unprepared(outcome.reason)
+    checkout.commit(template)
+    pipeline = Pipeline(template)
+    script = "\n".join(stage.command for stage in pipeline.stages)
+    return Template(template, tuple(stage.name for stage in pipeline.stages), script)
+
+
+def _contenders(template: Template, folder: Path) -> list[Contender]:
+    """By hand with the commands of dvc.yaml in its order, under DVC, and under Prefect and DVC; then what is left
+    to do where all is done already."""
+    commands = {BARE: ("sh", "-ec", template.script), DVC: ("dvc", "repro"), LINE: ("tuneline", "run", "--json")}
+    fresh = [_fresh(name, template, folder / f"fresh {name}", argv) for name, argv in commands.items()]
+    return fresh + [_done(name, template, folder / f"done {name}", commands[name]) for name in AGAIN]
+
+
+def _fresh(name: str, template: Template, place: Path, argv: tuple[str, ...]) -> Contender:
+    return _command(name, place, *argv, fresh=lambda: _copy(template.folder, place), made=lambda: _weights(place))
+
+
+def _done(name: str, template: Template, place: Path, argv: tuple[str, ...]) -> Contender:
+    """Where the same command has run before. Running it once more leaves the place as it was."""
+
+    def fresh() -> None:
+        if not place.exists():
+            outcome = harness.measure(_fresh(name, template, place, argv))
+            if isinstance(outcome, harness.Failure):
+                raise Unprepared(outcome.reason)
+
+    return _command(AGAIN[name], place, *argv, fresh=fresh, made=lambda: _weights(place))
+
+
+def _command(
+    name: str, place: Path, *argv: str, fresh: Callable[[], None] = lambda: None, made: Callable[[], str] = lambda: ""
+) -> Contender:
+    return Contender(name, argv, place, checkout.environment(place), fresh, made, limit_seconds=1200)
+
+
+def _copy(template: Path, place: Path) -> None:
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(template, place, symlinks=True)
+    shutil.rmtree(place / ".dvc" / "site")  # what DVC knows of the template's files is not true of these
+    checkout.settle(place)
+
+
+def _weights(place: Path) -> str:
+    """Digest of every tensor file of every model that lies there."""
+    found = {
+        f"{folder.name}/{name}": entry.sha256
+        for folder in sorted((place / "models").iterdir())
+        for name, entry in manifest.verify(folder).files.items()
+        if name.endswith(".safetensors")
+    }
+    return digest.of_value(found)
+
+
+def _added(runs: figures.Runs, stages: int) -> dict[str, dict[str, Figure]]:
+    wall, cpu = (figures.differences(runs, BARE, measure) for measure in ("wall_seconds", "cpu_seconds"))
+    return {
+        name: {"wall_seconds": wall[name], "cpu_seconds": cpu[name], "wall_seconds_per_stage": wall[name].over(stages)}
+        for name in (DVC, LINE)
+        if name in runs
+    }
+
+
+def _added_table(added: Mapping[str, Mapping[str, Figure]]) -> list[str]:
+    rows = [[name, *(harness.spread(figure) for figure in values.values())] for name, values in added.items()]
+    head = ["contender", "wall s more", "CPU s more", "wall s more a stage"]
+    return [table("Added to the bare steps", head, rows)] if rows else []
+
+
+def _inside(runs: Sequence[Run]) -> dict[str, Figure]:
+    """Where the time of `tuneline run` goes, from what it says itself."""
+    results: list[Mapping[str, Any]] = [run.result or {} for run in runs]
+    stages = [sum(result["seconds"].values()) for result in results]
+    whole = [float(result["seconds_in_all"]) for result in results]
+    return {
+        "in its stages, DVC included": Figure.of(stages),
+        "services, Prefect's flow, publishing": Figure.of([a - b for a, b in zip(whole, stages, strict=True)]),
+        "start and end of the command": Figure.of([run.wall_seconds - a for run, a in zip(runs, whole, strict=True)]),
+    }
+
+
+def _inside_table(inside: Mapping[str, Figure]) -> list[str]:
+    rows = [[name, harness.spread(figure)] for name, figure in inside.items()]
+    return [table("Inside tuneline run", ["part", "wall s"], rows)] if rows else []
+
+
+def _json(values: Mapping[str, Mapping[str, Figure]]) -> dict[str, Any]:
+    return {name: _flat(inner) for name, inner in values.items()}
+
+
+def _flat(values: Mapping[str, Figure]) -> dict[str, Any]:
+    return {name: figure.as_json() for name, figure in values.items()}
+
+
+def _start(rounds: int) -> Findings:
+    """The bare interpreter is the least that any Python command takes."""
+    commands = {"python -c pass": ("python", "-c", "pass"), "tuneline --help": ("tuneline", "--help")}
+    contenders = [_command(name, checkout.ROOT, *argv) for name, argv in commands.items()]
+    return harness.findings("Start of the command line", harness.compare(contenders, rounds))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,252 @@
+"""Whole runs with the tiny model: real git, DVC, Prefect and S3. The line resumes, caches, refuses and registers once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flows.server import PrefectServer
+from tasks.core import manifest
+from tasks.storage.embedded import S3
+from tests import tiny
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+
+
+class Project:
+    """A checkout of the project with the tiny base, and the commands a user would type in it."""
+
+    def __init__(self, folder: Path, base: Path, environment: dict[str, str], **sections: dict[str, Any]) -> None:
+        self.folder = folder
+        self.environment = {
+            **os.environ,
+            **environment,
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            "TUNELINE_THREADS": "1",
+        }
+        for name in ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+        for name in ("flows", "tasks"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        (folder / "params.yaml").write_text(yaml.safe_dump(tiny.params(base, **sections)))
+        tiny.write_rows(folder / "landing" / "day1.jsonl", 60)
+        for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
+            self("git", "-c", "user.name=t", "-c", "user.email=t@localhost", *command)
+
+    def start(self, *command: str, **more: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env={**self.environment, **more},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def __call__(self, *command: str, code: int = 0, **more: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(*command, **more)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == code, f"{command} ended with {process.returncode}:\n{out}\n{err}"
+        assert "Traceback" not in err
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+    def run(self, *options: str) -> dict[str, Any]:
+        return json.loads(self("tuneline", "run", "--json", *options).stdout)
+
+    def checkpoints(self) -> list[Path]:
+        return list(self.folder.glob(".work/checkpoints/*/step-*/manifest.json"))
+
+
+@pytest.fixture(scope="module")
+def services(s3: S3, bucket: str, prefect_api: PrefectServer) -> dict[str, str]:
+    return {**s3.environment(), **prefect_api.environment(), "TUNELINE_REGISTRY": f"s3://{bucket}/flows"}
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_base: Path, services: dict[str, str]) -> Project:
+    name = f"tiny-{tmp_path.name[-40:]}".lower().replace("_", "-")
+    made = Project(tmp_path / "project", tiny_base, services, publish={"name": name})
+    made("tuneline", "ingest", "landing")
+    return made
+
+
+STAGES = {
+    "fetch", "prepare", "train", "merge", "quantize@nf4", "evaluate-base", "evaluate@adapter", "evaluate@merged",
+    "evaluate-format@nf4", "report",
+}  # fmt: skip
+
+
+def test_a_run_registers_once_and_a_hand_made_repro_has_nothing_to_do(project: Project, tmp_path: Path) -> None:
+    plan = json.loads(project("tuneline", "run", "--dry-run", "--json").stdout)
+    assert {row["stage"] for row in plan if row["does"] == "runs"} == STAGES
+    first = project.run()
+    assert first["created"] and set(first["ran"]) == STAGES
+    assert (project.folder / "dvc.lock").exists()
+
+    by_hand = project("dvc", "repro")
+    assert "Running stage" not in by_hand.stdout
+    assert "Data and pipelines are up to date" in by_hand.stdout
+
+    second = project.run()
+    assert second["ran"] == [] and not second["created"] and second["version"] == first["version"]
+    listed = json.loads(project("tuneline", "models", "list", "--json").stdout)
+    assert sum(1 for version in listed if version["reference"] == first["version"]) == 1
+
+    plan = json.loads(project("tuneline", "run", "--dry-run", "--json", "--set", "train.rank=2").stdout)
+    assert {row["stage"]: row["why"] for row in plan if row["does"] == "runs"}["train"] == ["modified train.rank"]
+    assert {row["stage"] for row in plan if row["does"] == "cached"} == {"fetch", "prepare", "evaluate-base"}
+
+    project("tuneline", "models", "pull", first["version"], "--to", str(tmp_path / "pulled"))
+    from transformers import AutoModelForCausalLM
+
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "pulled").num_parameters() > 10_000
+    record = json.loads(project("tuneline", "models", "show", first["version"], "--json").stdout)["version"]["record"]
+    assert {"data", "base", "params", "dvc_lock", "git", "seed", "metrics", "cost", "environment"} <= set(record)
+    assert record["dvc_lock"]["stages"]["train"]["params"]
+
+
+def test_after_a_hand_made_repro_the_flow_has_nothing_to_run(project: Project) -> None:
+    by_hand = project("dvc", "repro")
+    assert "Running stage 'train'" in by_hand.stdout
+    run = project.run()
+    assert run["ran"] == [] and run["created"]
+
+
+def test_a_killed_training_resumes_and_ends_with_the_same_bytes(project: Project, tmp_path: Path) -> None:
+    """kill -9 of the training step in the middle of a run, then the same command again."""
+    slow = ["--set", "train.epochs=30"]
+    undisturbed = project.run(*slow)
+    wanted = _adapter(project, undisturbed["version"], tmp_path / "wanted")
+    shutil.rmtree(project.folder / ".dvc" / "cache" / "runs")
+    shutil.rmtree(project.folder / ".work", ignore_errors=True)
+
+    process = project.start("tuneline", "run", *slow, TUNELINE_CHECKPOINT_SECONDS="0")
+    _kill_training(project)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 11
+    assert "train was killed (SIGKILL)" in err and "Traceback" not in err
+    assert project.checkpoints()
+
+    again = project("tuneline", "run", *slow, "--json")
+    assert "resuming after step" in again.stderr
+    outcome = json.loads(again.stdout)
+    assert "train" in outcome["ran"] and not outcome["created"]
+    assert outcome["version"] == undisturbed["version"]
+    assert _adapter(project, outcome["version"], tmp_path / "found") == wanted
+
+
+def _adapter(project: Project, version: str, folder: Path) -> str:
+    project("tuneline", "models", "pull", version, "--part", "adapter", "--to", str(folder))
+    return manifest.verify(folder).digest
+
+
+def _kill_training(project: Project) -> None:
+    """Wait for checkpoints of a training that goes on, and kill the step's own process."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if len(project.checkpoints()) >= 2:
+            for pid in _training(project):
+                os.kill(pid, signal.SIGKILL)
+                return
+        time.sleep(0.02)
+    raise AssertionError("no training process with checkpoints was seen")
+
+
+def _training(project: Project) -> Iterator[int]:
+    """Processes `python -m tasks.train` whose working directory lies in the project."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            inside = (entry / "cwd").readlink().is_relative_to(project.folder)
+        except OSError:
+            continue
+        if inside and b"tasks.train" in words and words[0].endswith(b"python"):
+            yield int(entry.name)
+
+
+def test_the_flow_s_death_ends_the_stage(project: Project) -> None:
+    process = project.start("tuneline", "run", "--set", "train.epochs=300", TUNELINE_CHECKPOINT_SECONDS="0")
+    deadline = time.monotonic() + 120
+    while not project.checkpoints() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert list(_training(project))
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 30
+    while list(_training(project)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not list(_training(project))
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "says"),
+    [
+        (["--set", "train.rnak=4"], 2, "train.rnak: unknown key"),
+        (["--set", "train.method=lroa"], 11, "unknown method 'lroa'; known: lora, qlora"),
+        (["--set", "quantize.formats=[nf5]"], 11, "unknown format 'nf5'"),
+        (["--set", "fetch.ref=gguf:no-such-package"], 11, "no-such-package is not installed"),
+        (["--set", "fetch.ref=/no/such/folder"], 11, "there is no folder /no/such/folder"),
+        (["--set", "train.targets=[q_prj]"], 11, "train: train.targets: no linear layer is called 'q_prj'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_param_is_one_message(project: Project, options: list[str], code: int, says: str) -> None:
+    failed = project("tuneline", "run", *options, code=code)
+    assert says in failed.stderr.splitlines()[-1] and failed.stderr.splitlines()[-1].startswith("error: ")
+    assert not list(project.folder.glob("models/adapter*")) and not list(project.folder.glob(".tuneline/runs/*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "wrong" * 8}, "AWS_SECRET_ACCESS_KEY"),
+        ({"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}, "127.0.0.1:9"),
+    ],
+)
+def test_a_store_that_refuses_is_one_message(project: Project, changes: dict[str, str], says: str) -> None:
+    failed = project("tuneline", "models", "list", code=7, **changes)
+    (line,) = failed.stderr.strip().splitlines()
+    assert line.startswith("error: ") and says in line
+    assert "wrongwrong" not in failed.stderr
+
+
+def test_a_malformed_row_leaves_the_corpus_as_it_was(project: Project) -> None:
+    before = manifest.verify(project.folder / "data" / "raw")
+    (project.folder / "landing" / "day2.jsonl").write_text('{"id": "x", "messages": []}\n')
+    failed = project("tuneline", "ingest", "landing", code=3)
+    assert failed.stderr.strip().splitlines()[-1].startswith("error: landing/day2.jsonl:1: ")
+    assert manifest.verify(project.folder / "data" / "raw") == before
+
+
+def test_ingesting_again_changes_no_byte_and_new_rows_are_a_shard(project: Project) -> None:
+    pointer = project.folder / "data" / "raw.dvc"
+    before = pointer.read_bytes()
+    project("tuneline", "ingest", "landing")
+    assert pointer.read_bytes() == before
+    tiny.write_rows(project.folder / "landing" / "day2.jsonl", 20, start=50)
+    told = project("tuneline", "ingest", "landing")
+    assert "seen 80 accepted 10 duplicate 70" in told.stderr
+    assert pointer.read_bytes() != before
+    assert set(manifest.read(project.folder / "data" / "raw").files) == {"day1.jsonl", "day2.jsonl"}
+
+
+def test_a_corpus_that_the_cache_lacks_is_not_overwritten(project: Project) -> None:
+    pointer = (project.folder / "data" / "raw.dvc").read_bytes()
+    shutil.rmtree(project.folder / "data" / "raw")
+    shutil.rmtree(project.folder / ".dvc" / "cache")
+    tiny.write_rows(project.folder / "other" / "day9.jsonl", 5, start=100)
+    failed = project("tuneline", "ingest", "other", code=3)
+    assert "dvc pull" in failed.stderr
+    assert (project.folder / "data" / "raw.dvc").read_bytes() == pointer
