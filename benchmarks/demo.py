@@ -53,10 +53,11 @@ def sequence(place: Path, settings: Sequence[str]) -> dict[str, Run | Failure]:
         harness.say(f"{name}: {harness.brief(outcomes[name])}")
         if isinstance(outcomes[name], Failure):
             break
-    return outcomes | _nothing_ran(outcomes.get(SECOND))
+    return outcomes | nothing_ran(outcomes.get(SECOND))
 
 
-def _nothing_ran(second: Run | Failure | None) -> dict[str, Failure]:
+def nothing_ran(second: Run | Failure | None) -> dict[str, Failure]:
+    """A second run that had something to do is no second run."""
     ran = second.result["ran"] if isinstance(second, Run) and second.result else []
     return {SECOND: Failure(f"ran {', '.join(ran)} where nothing had changed")} if ran else {}
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,23 +94,39 @@ def main(
     """Run one script. Exit code 1 where anything failed: a benchmark with a hole in it is not green."""
     arguments = _arguments(name, about, rounds, quick_rounds, argv)
     options = Options(arguments.quick, arguments.rounds or (quick_rounds if arguments.quick else rounds))
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        found, described = _with_ceilings(measured, options)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    _show(found, described)
+    if arguments.json:
+        _write(arguments.json, _document(name, found, described, _command(name, arguments)))
+    return int(bool(found.failures))
+
+
+def _with_ceilings(measured: Callable[[Options], Findings], options: Options) -> tuple[Findings, dict[str, Any]]:
+    """The findings, and the machine with its ceilings from before and after."""
     described, seconds = machine.describe(), QUICK_CEILING_SECONDS if options.quick else CEILING_SECONDS
     before = machine.ceilings(seconds)
     found = measured(options)
-    after = machine.ceilings(seconds)
-    failures = dict(found.failures)
-    if isinstance(before, Run) and isinstance(after, Run) and before.result and after.result:
-        described["ceilings"] = machine.highest(before.result, after.result)
-    else:
-        failures["ceilings"] = next((one.reason for one in (before, after) if isinstance(one, Failure)), "no result")
-    _show(found.tables, described, failures)
-    if arguments.json:
-        _write(arguments.json, {
-            "name": name, "ratios": found.ratios,
-            "absolute": {**found.absolute, **{failed: {"failed": reason} for failed, reason in failures.items()}},
-            "machine": described, "command": _command(name, arguments),
-        })  # fmt: skip
-    return int(bool(failures))
+    ceilings = machine.highest(before, machine.ceilings(seconds))
+    if isinstance(ceilings, Failure):
+        return replace(found, failures={**found.failures, "ceilings": ceilings.reason}), described
+    return found, {**described, "ceilings": ceilings}
+
+
+def _document(name: str, found: Findings, described: Mapping[str, Any], command: str) -> dict[str, Any]:
+    failed = {contender: {"failed": reason} for contender, reason in found.failures.items()}
+    return {
+        "name": name, "ratios": found.ratios, "absolute": {**found.absolute, **failed},
+        "machine": described, "command": command,
+    }  # fmt: skip
+
+
+def _terminate(number: int, _frame: object) -> None:
+    """SIGTERM ends the contender that runs and removes its folders, as Ctrl-C does."""
+    raise SystemExit(128 + number)
 
 
 def _arguments(
@@ -135,18 +152,18 @@ def _command(name: str, arguments: argparse.Namespace) -> str:
     return shlex.join(["python", f"benchmarks/{name}.py", *(["--quick"] if arguments.quick else []), *rounds])
 
 
-def _show(tables: Sequence[str], described: Mapping[str, Any], failures: Mapping[str, str]) -> None:
-    for text in tables:
+def _show(found: Findings, described: Mapping[str, Any]) -> None:
+    for text in found.tables:
         print(f"\n{text}")
-    if ceilings := described.get("ceilings"):
-        rows = [[label, number(ceilings[key])] for key, label in NAMES.items()]
+    if "ceilings" in described:
+        rows = [[label, number(described["ceilings"][key])] for key, label in NAMES.items()]
         print("\n" + table("This machine at best", ["ceiling", "value"], rows))
     print(
         f"\n{described['processor']}, {described['cores']} cores, {described['memory_gigabytes']} GB, "
         f"{described['system']}, Python {described['python']}, load {described['load']} at the start"
     )
-    for failed, reason in failures.items():
-        print(f"left out: {failed}: {reason}")
+    for contender, reason in found.failures.items():
+        print(f"left out: {contender}: {reason}")
 
 
 def _write(file: Path, value: Mapping[str, Any]) -> None:

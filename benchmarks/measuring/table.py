@@ -12,9 +12,14 @@ from benchmarks.measuring.figures import Figure
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """An aligned table: the first column to the left, numbers to the right. Law: all its lines are equally wide."""
     align = ["left", *["right"] * (len(head) - 1)]
-    # A bar would end the cell; a line break, the row.
-    safe = [[" ".join(cell.split()).replace("|", "/") for cell in row] for row in rows]
+    safe = [[_one_cell(text) for text in row] for row in rows]
     return f"{title}\n\n" + tabulate(safe, list(head), tablefmt="pipe", colalign=align, disable_numparse=True)
+
+
+def _one_cell(text: str) -> str:
+    """A bar would end the cell, a line break the row, and a control character would move the cursor."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in text)
+    return " ".join(plain.split()).replace("|", "/")
 
 
 def number(value: float) -> str:

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -28,7 +29,6 @@ QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
-    "PYTHONWARNINGS": "ignore",
 }
 """The step reports its own progress; what the libraries would print beside it is for their developers."""
 
@@ -62,6 +62,7 @@ def main(step: Step, argv: Sequence[str] | None = None) -> int:
         parser.add_argument(f"--{flag.replace('_', '-')}", type=kind, required=True, metavar=kind.__name__.upper())
     arguments = vars(parser.parse_args(argv))
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+    warnings.simplefilter("ignore", FutureWarning)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on a CPU it laments a kernel at every start
     events.send_to(events.from_environment())
     signal.signal(signal.SIGTERM, _terminate)

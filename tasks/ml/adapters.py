@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,19 @@ class Outcome:
         with loading.writing(folder):
             self.model.save_pretrained(str(folder))
         (folder / "README.md").unlink(missing_ok=True)  # the model card is the report's
+        _order(folder / "adapter_config.json")
         saved = load_file(folder / "adapter_model.safetensors")
         moved = [name for name, value in saved.items() if ".lora_B." in name and value.count_nonzero()]
         if not moved or not all(value.isfinite().all() for value in saved.values()):
             raise ModelError("the trained adapter is all zero or not finite: nothing was learned, nothing is written")
+
+
+def _order(file: Path) -> None:
+    """PEFT writes its set of target modules in an order that changes from process to process."""
+    config: dict[str, Any] = json.loads(file.read_bytes())
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def train(params: TrainParams, *, chat: Path, base: Path, checkpoints: Path, seconds: float) -> Outcome:

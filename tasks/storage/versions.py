@@ -61,20 +61,24 @@ class Pipeline:
         """What the stage needs, given its inputs as they are now in the workspace."""
         from dvc.dependency.base import DependencyDoesNotExistError
         from dvc.stage.cache import RunCacheNotFoundError
+        from dvc_data.hashfile.hash_info import HashInfo
 
         with self._open() as repo, repo.lock:
             (stage,) = repo.stage.collect(name)
             if not stage.changed():
                 return Change.NONE
             try:
-                stage.save_deps()
+                if stage.changed_stage() or not stage.deps_cached():
+                    stage.save_deps()
+                    for out in stage.outs:  # what dvc.lock says of them belongs to other inputs: ask the run-cache
+                        out.hash_info = HashInfo()
                 repo.stage_cache.restore(stage, dry=True)
             except (RunCacheNotFoundError, DependencyDoesNotExistError):
                 return Change.RUN
             return Change.RESTORE
 
     def reasons(self, name: str) -> list[str]:
-        """Why the stage would run, in words: `modified data/raw`, `modified train.rank`."""
+        """Why the stage would run, in words: `modified data/raw`, `modified train`."""
         with self._open() as repo, repo.lock:
             (stage,) = repo.stage.collect(name)
             return sorted(set(_reasons(list(stage.status().values()))))

@@ -6,80 +6,22 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from flows.server import PrefectServer
 from tasks.core import manifest
-from tasks.storage.embedded import S3
 from tests import tiny
-
-ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
-
-
-class Project:
-    """A checkout of the project with the tiny base, and the commands a user would type in it."""
-
-    def __init__(self, folder: Path, base: Path, environment: dict[str, str], **sections: dict[str, Any]) -> None:
-        self.folder = folder
-        self.environment = {
-            **os.environ,
-            **environment,
-            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-            "TUNELINE_THREADS": "1",
-        }
-        for name in ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, folder / name)
-        for name in ("flows", "tasks"):
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        (folder / "params.yaml").write_text(yaml.safe_dump(tiny.params(base, **sections)))
-        tiny.write_rows(folder / "landing" / "day1.jsonl", 60)
-        for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
-            self("git", "-c", "user.name=t", "-c", "user.email=t@localhost", *command)
-
-    def start(self, *command: str, **more: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            command,
-            cwd=self.folder,
-            env={**self.environment, **more},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-
-    def __call__(self, *command: str, code: int = 0, **more: str) -> subprocess.CompletedProcess[str]:
-        process = self.start(*command, **more)
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == code, f"{command} ended with {process.returncode}:\n{out}\n{err}"
-        assert "Traceback" not in err
-        return subprocess.CompletedProcess(command, process.returncode, out, err)
-
-    def run(self, *options: str) -> dict[str, Any]:
-        return json.loads(self("tuneline", "run", "--json", *options).stdout)
-
-    def checkpoints(self) -> list[Path]:
-        return list(self.folder.glob(".work/checkpoints/*/step-*/manifest.json"))
-
-
-@pytest.fixture(scope="module")
-def services(s3: S3, bucket: str, prefect_api: PrefectServer) -> dict[str, str]:
-    return {**s3.environment(), **prefect_api.environment(), "TUNELINE_REGISTRY": f"s3://{bucket}/flows"}
+from tests.project import Project, Ran
 
 
 @pytest.fixture
 def project(tmp_path: Path, tiny_base: Path, services: dict[str, str]) -> Project:
     name = f"tiny-{tmp_path.name[-40:]}".lower().replace("_", "-")
     made = Project(tmp_path / "project", tiny_base, services, publish={"name": name})
-    made("tuneline", "ingest", "landing")
+    made("tuneline", "ingest", "data/sample")
     return made
 
 
@@ -89,10 +31,9 @@ STAGES = {
 }  # fmt: skip
 
 
-def test_a_run_registers_once_and_a_hand_made_repro_has_nothing_to_do(project: Project, tmp_path: Path) -> None:
-    plan = json.loads(project("tuneline", "run", "--dry-run", "--json").stdout)
-    assert {row["stage"] for row in plan if row["does"] == "runs"} == STAGES
-    first = project.run()
+def test_a_run_registers_once_and_a_hand_made_repro_has_nothing_to_do(ran: Ran, tmp_path: Path) -> None:
+    project, first = ran.project, ran.outcome
+    assert {row["stage"] for row in ran.plan if row["does"] == "runs"} == STAGES
     assert first["created"] and set(first["ran"]) == STAGES
     assert (project.folder / "dvc.lock").exists()
 
@@ -106,7 +47,7 @@ def test_a_run_registers_once_and_a_hand_made_repro_has_nothing_to_do(project: P
     assert sum(1 for version in listed if version["reference"] == first["version"]) == 1
 
     plan = json.loads(project("tuneline", "run", "--dry-run", "--json", "--set", "train.rank=2").stdout)
-    assert {row["stage"]: row["why"] for row in plan if row["does"] == "runs"}["train"] == ["modified train.rank"]
+    assert {row["stage"]: row["why"] for row in plan if row["does"] == "runs"}["train"] == ["modified train"]
     assert {row["stage"] for row in plan if row["does"] == "cached"} == {"fetch", "prepare", "evaluate-base"}
 
     project("tuneline", "models", "pull", first["version"], "--to", str(tmp_path / "pulled"))
@@ -116,6 +57,34 @@ def test_a_run_registers_once_and_a_hand_made_repro_has_nothing_to_do(project: P
     record = json.loads(project("tuneline", "models", "show", first["version"], "--json").stdout)["version"]["record"]
     assert {"data", "base", "params", "dvc_lock", "git", "seed", "metrics", "cost", "environment"} <= set(record)
     assert record["dvc_lock"]["stages"]["train"]["params"]
+
+
+def test_the_ui_has_the_run_s_artifacts_and_cached_states(ran: Ran) -> None:
+    """As the server tells them to the UI."""
+    project, before = ran.project, ran.outcome
+    project.run()
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter.model_validate({"name": {"any_": [f"retrain-{ran.name}"]}}),
+            sort=FlowRunSort.START_TIME_DESC,
+        )
+        keys = {
+            artifact.key: artifact.data
+            for run in runs
+            for artifact in client.read_artifacts(
+                artifact_filter=ArtifactFilter.model_validate({"flow_run_id": {"any_": [run.id]}})
+            )
+        }
+        newest = client.read_task_runs(flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": [runs[0].id]}}))
+    assert {"training-loss", "progress-train", "comparison", "samples", "model-card", "version"} <= set(keys)
+    assert "data:image/svg+xml;base64," in str(keys["training-loss"])
+    assert "nf4" in str(keys["comparison"]) and before["version"] in str(keys["version"])
+    states = {run.name: run.state_name for run in newest}
+    assert states == {**dict.fromkeys(STAGES, "Cached"), "publish": "Completed"}
 
 
 def test_after_a_hand_made_repro_the_flow_has_nothing_to_run(project: Project) -> None:
@@ -224,19 +193,19 @@ def test_a_store_that_refuses_is_one_message(project: Project, changes: dict[str
 
 def test_a_malformed_row_leaves_the_corpus_as_it_was(project: Project) -> None:
     before = manifest.verify(project.folder / "data" / "raw")
-    (project.folder / "landing" / "day2.jsonl").write_text('{"id": "x", "messages": []}\n')
-    failed = project("tuneline", "ingest", "landing", code=3)
-    assert failed.stderr.strip().splitlines()[-1].startswith("error: landing/day2.jsonl:1: ")
+    (project.folder / "data" / "sample" / "day2.jsonl").write_text('{"id": "x", "messages": []}\n')
+    failed = project("tuneline", "ingest", "data/sample", code=3)
+    assert failed.stderr.strip().splitlines()[-1].startswith("error: data/sample/day2.jsonl:1: ")
     assert manifest.verify(project.folder / "data" / "raw") == before
 
 
 def test_ingesting_again_changes_no_byte_and_new_rows_are_a_shard(project: Project) -> None:
     pointer = project.folder / "data" / "raw.dvc"
     before = pointer.read_bytes()
-    project("tuneline", "ingest", "landing")
+    project("tuneline", "ingest", "data/sample")
     assert pointer.read_bytes() == before
-    tiny.write_rows(project.folder / "landing" / "day2.jsonl", 20, start=50)
-    told = project("tuneline", "ingest", "landing")
+    tiny.write_rows(project.folder / "data" / "sample" / "day2.jsonl", 20, start=50)
+    told = project("tuneline", "ingest", "data/sample")
     assert "seen 80 accepted 10 duplicate 70" in told.stderr
     assert pointer.read_bytes() != before
     assert set(manifest.read(project.folder / "data" / "raw").files) == {"day1.jsonl", "day2.jsonl"}

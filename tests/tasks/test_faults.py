@@ -130,6 +130,8 @@ def test_a_folder_s_digest_pins_it(tmp_path: Path, tiny_base: Path) -> None:
 def test_a_hub_base_needs_a_commit_and_offline_says_so(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(tiny.params(Path("hub:org/name"))))
     assert "needs the 40-digit commit" in step(tmp_path, "fetch", "--out", "out").stderr
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tiny.params(Path("hub:org/name"), fetch={"revision": "a" * 40})))
+    (tmp_path / "params.yaml").write_text(
+        yaml.safe_dump(tiny.params(Path("hub:org/name"), fetch={"revision": "a" * 40}))
+    )
     offline = step(tmp_path, "fetch", "--out", "out")
     assert offline.returncode == 4 and "HF_HUB_OFFLINE" in offline.stderr
