@@ -10,7 +10,6 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # `python benchmarks/NAME.py` looks beside the script only
 
@@ -31,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def measured(options: Options) -> Findings:
     rounds = [_clone(options.quick) for _ in range(options.rounds)]
     failures = {name: run.reason for one in rounds for name, run in one.items() if isinstance(run, Failure)}
-    names = [name for name in rounds[0] if name not in failures]
-    runs = {name: [run for one in rounds if isinstance(run := one.get(name), Run)] for name in names}
+    series = {name: [run for one in rounds if isinstance(run := one.get(name), Run)] for name in rounds[0]}
+    runs = {name: whole for name, whole in series.items() if len(whole) == len(rounds)}
     return findings(Comparison(FIRST, runs, failures))
 
 
@@ -48,7 +47,8 @@ def sequence(place: Path, settings: Sequence[str]) -> dict[str, Run | Failure]:
     line = ("tuneline", "run", "--json", *settings)
     outcomes: dict[str, Run | Failure] = {}
     for name, argv in {INGEST: ("tuneline", "ingest", "data/sample"), FIRST: line, SECOND: line}.items():
-        contender = Contender(name, argv, place, checkout.environment(place), limit_seconds=LIMIT_SECONDS)
+        environment, answers = checkout.environment(place), argv is line
+        contender = Contender(name, argv, place, environment, answers=answers, limit_seconds=LIMIT_SECONDS)
         outcomes[name] = harness.measure(contender)
         harness.say(f"{name}: {harness.brief(outcomes[name])}")
         if isinstance(outcomes[name], Failure):
@@ -58,7 +58,7 @@ def sequence(place: Path, settings: Sequence[str]) -> dict[str, Run | Failure]:
 
 def nothing_ran(second: Run | Failure | None) -> dict[str, Failure]:
     """A second run that had something to do is no second run."""
-    ran = second.result["ran"] if isinstance(second, Run) and second.result else []
+    ran = second.result["ran"] if isinstance(second, Run) else []
     return {SECOND: Failure(f"ran {', '.join(ran)} where nothing had changed")} if ran else {}
 
 
@@ -83,16 +83,12 @@ def _parts(runs: figures.Runs) -> dict[str, list[float]]:
 
     Law: the parts of a round add up to the wall time of its two commands.
     """
-    stages: list[Mapping[str, float]] = [_result(run)["seconds"] for run in runs[FIRST]]
+    stages: list[Mapping[str, float]] = [run.result["seconds"] for run in runs[FIRST]]
     return {
         INGEST: figures.values(runs[INGEST], "wall_seconds"),
         **{stage: [seconds[stage] for seconds in stages] for stage in stages[0]},
         REST: [run.wall_seconds - sum(seconds.values()) for run, seconds in zip(runs[FIRST], stages, strict=True)],
     }
-
-
-def _result(run: Run) -> Mapping[str, Any]:
-    return run.result or {}
 
 
 def _table(parts: Mapping[str, Sequence[float]], shares: Mapping[str, float], total: Figure) -> str:

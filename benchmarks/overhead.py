@@ -26,6 +26,7 @@ from tasks.storage.versions import Pipeline
 from tests import tiny
 
 ROWS = 60
+LIMIT_SECONDS = 1200.0
 BARE, DVC, LINE = "bare steps", "dvc repro", "tuneline run"
 AGAIN = {DVC: "dvc repro, nothing to do", LINE: "tuneline run, nothing to do"}
 START_ROUNDS, QUICK_START_ROUNDS = 20, 4
@@ -113,7 +114,7 @@ def _done(name: str, template: Template, place: Path, argv: tuple[str, ...]) -> 
 def _command(
     name: str, place: Path, *argv: str, fresh: Callable[[], None] = lambda: None, made: Callable[[], str] = lambda: ""
 ) -> Contender:
-    return Contender(name, argv, place, checkout.environment(place), fresh, made, limit_seconds=1200)
+    return Contender(name, argv, place, checkout.environment(place), fresh, made, argv[-1] == "--json", LIMIT_SECONDS)
 
 
 def _copy(template: Path, place: Path) -> None:
@@ -151,9 +152,8 @@ def _added_table(added: Mapping[str, Mapping[str, Figure]]) -> list[str]:
 
 def _inside(runs: Sequence[Run]) -> dict[str, Figure]:
     """Where the time of `tuneline run` goes, from what it says itself."""
-    results: list[Mapping[str, Any]] = [run.result or {} for run in runs]
-    stages = [sum(result["seconds"].values()) for result in results]
-    whole = [float(result["seconds_in_all"]) for result in results]
+    stages = [sum(run.result["seconds"].values()) for run in runs]
+    whole = [float(run.result["seconds_in_all"]) for run in runs]
     return {
         "in its stages, DVC included": Figure.of(stages),
         "services, Prefect's flow, publishing": Figure.of([a - b for a, b in zip(whole, stages, strict=True)]),

@@ -46,7 +46,7 @@ def supervise(run: Run, listen: Callable[[Event], None]) -> None:
     with (run.folder / "output.log").open("wb") as output, _group(run, output) as child:
         for event in _events(run.folder / events.FILE, child):
             if event["kind"] == "error":
-                failure = errors.from_json(json.dumps(event))
+                failure = errors.from_event(event)
             listen(event)
     if child.returncode:
         raise failure or errors.StageFailed(_last_words(run, child.returncode))

@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -14,11 +15,11 @@ from typing import Any
 
 import yaml
 
-from tasks.core import digest, layout, manifest, params
+from tasks.core import digest, events, layout, manifest, params
 from tasks.core.errors import IntegrityError
 from tasks.core.params import PublishParams
 from tasks.core.step import main
-from tasks.storage import revision
+from tasks.storage import embedded, revision
 from tasks.storage.registry import Published, Registry
 from tasks.storage.revision import Snapshot
 from tasks.storage.store import Store
@@ -34,11 +35,18 @@ def registry(environ: Mapping[str, str]) -> Registry:
 
 
 def publish(params: PublishParams, *, workspace: Path) -> Published:
-    """Register what the workspace's stages made. Law: the same models from the same inputs are one version.
+    """Register what the workspace's stages made, in the embedded store unless `TUNELINE_REGISTRY` names another.
 
+    Law: the same models from the same inputs are one version.
     IntegrityError: an output is missing, altered, or made from another input than the one that lies there.
     """
-    return publish_from(params, workspace, revision.snapshot(workspace), {}, registry(os.environ))
+    with ExitStack() as stack:
+        environ = dict(os.environ)
+        if "TUNELINE_REGISTRY" not in environ:
+            environ |= stack.enter_context(embedded.s3(Path.cwd() / layout.HOME)).environment()
+        published = publish_from(params, workspace, revision.snapshot(workspace), {}, registry(environ))
+    events.note(f"{published.version.reference} {'registered' if published.created else 'was registered already'}")
+    return published
 
 
 def publish_from(
@@ -47,7 +55,7 @@ def publish_from(
     """As `publish`, for a run that knows its commit and what each stage it ran cost in seconds."""
     models = _models(workspace)
     report = workspace / layout.RUN_REPORT
-    files = {f"report/{name}": report / name for name in _verified(report).files}
+    files = {f"report/{name}": report / name for name in manifest.verify(report).files}
     for part, folder in models.items():
         files |= {f"{part}/{name}": folder / name for name in (*manifest.read(folder).files, manifest.NAME)}
     into.store.ensure_bucket()
@@ -69,16 +77,12 @@ def _models(workspace: Path) -> dict[str, Path]:
         "merged": workspace / layout.MERGED,
         **{format: workspace / layout.quantized(format) for format in formats},
     }
-    digests = {name: _verified(folder).digest for name, folder in folders.items()}
+    digests = {name: manifest.verify(folder).digest for name, folder in folders.items()}
     for folder in folders.values():
         for source, found in manifest.read(folder).inputs.items():
             if digests.get(source, found) != found:
                 raise IntegrityError(f"{folder} was made from another {source} than the one there: run dvc repro")
     return folders
-
-
-def _verified(folder: Path) -> manifest.Manifest:
-    return manifest.verify(folder)
 
 
 def _identity(models: Mapping[str, Path]) -> str:

@@ -32,7 +32,7 @@ class Contender:
     """A command in competition. `environment` is its whole environment.
 
     `fresh` makes the state that every run starts from, untimed. `made` names what a run has made (a digest):
-    runs of one comparison that made different things can't be compared.
+    runs of one comparison that made different things can't be compared. One that `answers` must print a JSON object last.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Contender:
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     fresh: Callable[[], None] = lambda: None
     made: Callable[[], str] = lambda: ""
+    answers: bool = False
     limit_seconds: float = 3600.0
 
 
@@ -56,7 +57,7 @@ class Run:
     cpu_seconds: float
     peak_rss_bytes: int
     tree_rss_bytes: int
-    result: Mapping[str, Any] | None = None
+    result: Mapping[str, Any] = field(default_factory=dict[str, Any])
     made: str = ""
 
 
@@ -89,17 +90,21 @@ def _measured(contender: Contender, folder: Path) -> Run | Failure:
             tree_rss, late = _watch(launcher, report, contender.limit_seconds)
         finally:
             _end(launcher)
-    printed = _read(output)
     if late:
         return Failure(f"ran longer than {contender.limit_seconds:g} s and was ended")
-    if launcher.returncode or (found := _found(report))["status"]:
-        status = launcher.returncode or _found(report)["status"]
+    printed, status = _read(output), launcher.returncode or _found(report)["status"]
+    if status:
         return Failure(f"exit code {status}: {last_line(_read(complaints)) or last_line(printed) or 'no output'}")
-    return Run(
-        found["wall_seconds"], found["cpu_seconds"], found["peak_rss_bytes"],
-        # A run shorter than the first look at it has at least its largest process.
-        max(tree_rss, found["peak_rss_bytes"]), result_of(printed), contender.made(),
-    )  # fmt: skip
+    result = result_of(printed)
+    if result is None and contender.answers:
+        return Failure(f"printed no JSON object last, but: {last_line(printed) or 'nothing'}")
+    return _run(_found(report), tree_rss, result or {}, contender.made())
+
+
+def _run(found: Mapping[str, Any], tree_rss: int, result: Mapping[str, Any], made: str) -> Run:
+    peak = int(found["peak_rss_bytes"])
+    # A run shorter than the first look at it has at least its largest process.
+    return Run(found["wall_seconds"], found["cpu_seconds"], peak, max(tree_rss, peak), result, made)
 
 
 def _watch(launcher: subprocess.Popen[bytes], report: Path, limit_seconds: float) -> tuple[int, bool]:

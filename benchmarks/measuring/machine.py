@@ -42,10 +42,9 @@ def processor() -> str:
 def ceilings(seconds: float) -> Ceilings:
     """Matrix products, copying and hashing, each for so many seconds."""
     # -P: the files beside the script must not stand in for modules of the libraries.
-    outcome = measure(Contender("ceilings", (sys.executable, "-P", str(CEILINGS), str(seconds)), Path.cwd()))
-    if isinstance(outcome, Failure):
-        return outcome
-    return outcome.result if outcome.result is not None else Failure("no ceilings were printed")
+    command = (sys.executable, "-P", str(CEILINGS), str(seconds))
+    outcome = measure(Contender("ceilings", command, Path.cwd(), answers=True))
+    return outcome if isinstance(outcome, Failure) else outcome.result
 
 
 def highest(before: Ceilings, after: Ceilings) -> Ceilings:

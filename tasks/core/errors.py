@@ -18,18 +18,14 @@ A message says what happened, where, what was found, and the next move.
 from __future__ import annotations
 
 import errno
-import json
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 
 class TunelineError(Exception):
     """Base of every error that is meant for the user."""
 
     exit_code: ClassVar[int] = 1
-
-    def as_json(self) -> str:
-        """One line that `from_json` turns back into the same kind of error."""
-        return json.dumps({"type": type(self).__name__, "message": str(self)}, ensure_ascii=False)
 
 
 class ParamsError(TunelineError):
@@ -81,10 +77,9 @@ KINDS: dict[str, type[TunelineError]] = {
 }  # fmt: skip
 
 
-def from_json(text: str) -> TunelineError:
-    """The error that `as_json` wrote; an unknown kind becomes a plain TunelineError."""
-    value = json.loads(text)
-    return KINDS.get(value["type"], TunelineError)(value["message"])
+def from_event(event: Mapping[str, Any]) -> TunelineError:
+    """The error that a step's `error` event tells of; an unknown kind becomes a plain TunelineError."""
+    return KINDS.get(event["type"], TunelineError)(event["message"])
 
 
 DISK_FULL = "the disk is full: free some space, then run the same command again"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-LANDING = Path("data/sample")
 RAW = Path("data/raw")
 BASE = Path("models/base")
 CHAT = Path("data/chat")

@@ -126,11 +126,6 @@ class Pipeline:
                     node = node.setdefault(parent, {})
                 node[last] = value
 
-    def keep(self, name: str) -> None:
-        """Save the workspace's lock, params and metrics as a DVC experiment; no branch is touched."""
-        with self._open() as repo:
-            repo.experiments.save(name=name, force=True)
-
 
 def _stages(repo: Any) -> tuple[Stage, ...]:
     import networkx

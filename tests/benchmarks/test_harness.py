@@ -42,7 +42,7 @@ def bad(outcome: Run | Failure) -> str:
 
 
 def run(wall: float = 1.0, result: Mapping[str, Any] | None = None) -> Run:
-    return Run(wall, wall, MEGABYTE, MEGABYTE, result)
+    return Run(wall, wall, MEGABYTE, MEGABYTE, result or {})
 
 
 # ---- turns, medians, ratios
@@ -174,7 +174,6 @@ def test_processor_time_of_descendants_counts_also_when_nobody_waits_for_them(ap
 def test_the_environment_is_the_given_one_and_the_folder_too(tmp_path: Path) -> None:
     code = "import json, os; print(json.dumps({'folder': os.getcwd(), 'all': dict(os.environ)}))"
     found = good(harness.measure(Contender("it", (sys.executable, "-c", code), tmp_path, {"ONLY": "1"})))
-    assert found.result is not None
     assert Path(found.result["folder"]) == tmp_path
     assert {name for name in found.result["all"] if not name.startswith("LC_")} == {"ONLY"}
 
@@ -190,6 +189,11 @@ def test_the_environment_is_the_given_one_and_the_folder_too(tmp_path: Path) -> 
 )  # fmt: skip
 def test_a_failure_is_told_in_the_childs_last_words(code: str, says: str) -> None:
     assert bad(harness.measure(python(code))) == says
+
+
+def test_one_that_must_answer_and_does_not_is_a_failure() -> None:
+    assert good(harness.measure(python("print('{}')", answers=True))).result == {}
+    assert bad(harness.measure(python("print('done')", answers=True))) == "printed no JSON object last, but: done"
 
 
 def test_a_program_that_is_not_there_is_named() -> None:

@@ -46,6 +46,9 @@ def test_a_run_registers_once_and_a_hand_made_repro_has_nothing_to_do(ran: Ran, 
     listed = json.loads(project("tuneline", "models", "list", "--json").stdout)
     assert sum(1 for version in listed if version["reference"] == first["version"]) == 1
 
+    again = project("python", "-m", "tasks.publish", "--workspace", ".")
+    assert f"{first['version']} was registered already" in again.stderr
+
     plan = json.loads(project("tuneline", "run", "--dry-run", "--json", "--set", "train.rank=2").stdout)
     assert {row["stage"]: row["why"] for row in plan if row["does"] == "runs"}["train"] == ["modified train"]
     assert {row["stage"] for row in plan if row["does"] == "cached"} == {"fetch", "prepare", "evaluate-base"}
