@@ -17,7 +17,9 @@ from prefect.client.schemas.objects import State
 from prefect.context import get_run_context
 from prefect.futures import PrefectFuture, wait
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
+from pydantic import ValidationError
 
 from flows import policy, preflight, report
 from flows.supervise import Run, supervise
@@ -34,16 +36,17 @@ Futures = Mapping[str, PrefectFuture[Any]]
 
 @flow(
     name="retrain",
-    flow_run_name="retrain-{name}",
+    flow_run_name=lambda: f"retrain-{_model_of(flow_run.parameters['params'])}",
     task_runner=policy.task_runner(),
     persist_result=False,
 )
-def retrain(params: Params | None = None, name: str = "model") -> State[Any]:
+def retrain(params: Params | None = None) -> State[Any]:
     """Turn the corpus as it is now into a registered version. `params`: those of params.yaml unless given."""
     checkout = Path.cwd()
     try:
         chosen = params or _params_of(checkout)
         preflight.check(chosen)
+        publish.registry(os.environ).store.ensure_bucket()
         with workspace(checkout, _run_name(), chosen) as run:
             return _line(run, chosen)
     except TunelineError as error:
@@ -153,6 +156,14 @@ def _report_folder(run: Workspace) -> Path:
 def _run_name() -> str:
     context: Any = get_run_context()
     return str(context.flow_run.id)
+
+
+def _model_of(given: object) -> str:
+    """The model's name, for the run's; a run that is named before its params are checked still gets one."""
+    try:
+        return (Params.model_validate(given) if given else _params_of(Path.cwd())).publish.name
+    except (ValidationError, TunelineError):
+        return "unnamed"
 
 
 def _params_of(checkout: Path) -> Params:

@@ -40,7 +40,7 @@ def main(arguments: argparse.Namespace) -> int:
 def _run(chosen: Params) -> dict[str, Any]:
     from flows.retrain import retrain
 
-    state = retrain(chosen, name=chosen.publish.name, return_state=True)
+    state = retrain(chosen, return_state=True)
     if not state.is_completed():
         raise StageFailed(state.message or "the run failed; its log says why")
     return dict(state.result())

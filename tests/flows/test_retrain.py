@@ -192,6 +192,8 @@ def test_a_store_that_refuses_is_one_message(project: Project, changes: dict[str
     (line,) = failed.stderr.strip().splitlines()
     assert line.startswith("error: ") and says in line
     assert "wrongwrong" not in failed.stderr
+    refused = project("tuneline", "run", code=11, **changes).stderr
+    assert says in refused.splitlines()[-1] and "fetch" not in refused and "wrongwrong" not in refused
 
 
 def test_a_malformed_row_leaves_the_corpus_as_it_was(project: Project) -> None:
