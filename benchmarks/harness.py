@@ -109,7 +109,10 @@ def _with_ceilings(measured: Callable[[Options], Findings], options: Options) ->
     """The findings, and the machine with its ceilings from before and after."""
     described, seconds = machine.describe(), QUICK_CEILING_SECONDS if options.quick else CEILING_SECONDS
     before = machine.ceilings(seconds)
-    found = measured(options)
+    try:
+        found = measured(options)
+    except Unprepared as error:
+        found = Findings(failures={"everything": str(error)})
     ceilings = machine.highest(before, machine.ceilings(seconds))
     if isinstance(ceilings, Failure):
         return replace(found, failures={**found.failures, "ceilings": ceilings.reason}), described

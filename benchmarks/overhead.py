@@ -47,10 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measured(options: Options) -> Findings:
     with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
-        try:
-            line = _line(Path(folder), options.rounds)
-        except Unprepared as error:
-            line = Findings(failures={"tuneline ingest": str(error)})
+        line = _line(Path(folder), options.rounds)
     start = _start(QUICK_START_ROUNDS if options.quick else START_ROUNDS)
     return Findings(
         {**line.ratios, **start.ratios}, {**line.absolute, **start.absolute},
@@ -80,7 +77,7 @@ def _template(folder: Path) -> Template:
     checkout.settle(template)
     ingest = _command("ingest", template, "tuneline", "ingest", str(rows))
     if isinstance(outcome := harness.measure(ingest), harness.Failure):
-        raise Unprepared(outcome.reason)
+        raise Unprepared(f"tuneline ingest: {outcome.reason}")
     checkout.commit(template)
     pipeline = Pipeline(template)
     script = "\n".join(stage.command for stage in pipeline.stages)
@@ -126,6 +123,8 @@ def _copy(template: Path, place: Path) -> None:
 
 def _weights(place: Path) -> str:
     """Digest of every tensor file of every model that lies there."""
+    if not (place / "models").is_dir():
+        return "no models"
     found = {
         f"{folder.name}/{name}": entry.sha256
         for folder in sorted((place / "models").iterdir())

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.measuring.child import Unprepared, last_line
+
 ROOT = Path(__file__).parents[2]
 SETTINGS = ("AWS_", "DVC_", "GIT_", "PREFECT_", "PYTHON", "TUNELINE_")
 """What a developer has set for work of their own must not reach what is measured."""
@@ -47,4 +49,9 @@ def environment(checkout: Path) -> dict[str, str]:
 
 def _git(folder: Path, *arguments: str) -> str:
     command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except FileNotFoundError:
+        raise Unprepared("git is not installed: the line runs in a git checkout; install git") from None
+    except subprocess.CalledProcessError as error:
+        raise Unprepared(f"git {arguments[0]} failed: {last_line(error.stderr)}; run this in a git clone") from None

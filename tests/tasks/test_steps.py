@@ -1,0 +1,70 @@
+"""The steps one after another as plain functions, for every method: what is trained is what is merged and judged."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from tasks.core import manifest
+from tasks.core.params import Params
+from tasks.data import chatset
+from tasks.evaluate import evaluate
+from tasks.fetch import fetch
+from tasks.ingest import ingest
+from tasks.merge import merge
+from tasks.ml import methods
+from tasks.prepare import prepare
+from tasks.train import train
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
+    folder = tmp_path_factory.mktemp("steps")
+    params = Params.model_validate(tiny.params(tiny_base))
+    fetch(params.fetch, out=folder / "base")
+    ingest(source=tiny.write_rows(folder / "day1.jsonl", 60), out=folder / "raw")
+    prepare(params.prepare, raw=folder / "raw", base=folder / "base", out=folder / "chat")
+    return folder
+
+
+def test_every_row_is_in_one_split(prepared: Path) -> None:
+    facts = manifest.verify(prepared / "chat").facts
+    assert sum(facts["rows"].values()) + sum(facts["dropped"].values()) == 60
+    assert all(facts["rows"].values())
+
+
+def test_the_known_methods_are_these() -> None:
+    assert methods.known() == ["lora", "qlora"]
+
+
+@pytest.mark.parametrize("method", methods.known())
+def test_a_method_trains_merges_and_is_judged(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_base: Path, method: str
+) -> None:
+    monkeypatch.setenv("TUNELINE_WORK", str(tmp_path / "work"))
+    params = Params.model_validate(tiny.params(tiny_base, train={"method": method, "dtype": "auto"}))
+    chat, base = prepared / "chat", prepared / "base"
+    trained = train(params.train, chat=chat, base=base, out=tmp_path / "adapter", report=tmp_path / "report")
+    assert trained.facts["nf4_base"] == (method == "qlora")
+    assert not (tmp_path / "work" / "checkpoints").exists() or not list((tmp_path / "work" / "checkpoints").iterdir())
+    merged = merge(params.merge, base=base, adapter=tmp_path / "adapter", out=tmp_path / "merged")
+    assert merged.inputs == {"base": manifest.read(base).digest, "adapter": trained.digest}
+    losses = {}
+    for target in ("adapter", "merged"):
+        out = tmp_path / f"judged-{target}"
+        judged = evaluate(params.evaluate, target=target, chat=chat, base=base, model=tmp_path / target, out=out)
+        summary = json.loads((out / "metrics.json").read_bytes())
+        rows = [json.loads(line) for line in (out / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+        assert judged.facts["rows"] == len(rows) == summary["rows"] > 10
+        assert math.isclose(math.log(summary["perplexity"]), summary["loss"], rel_tol=1e-6)
+        assert {row["id"] for row in rows} == {row.id for row in _test_rows(chat)}
+        losses[target] = summary["loss"]
+    assert math.isclose(losses["adapter"], losses["merged"], rel_tol=0.02)
+
+
+def _test_rows(chat: Path) -> list[chatset.Example]:
+    return chatset.read(chat / "test.parquet")
