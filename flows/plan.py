@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ def plan(checkout: Path, chosen: Params) -> list[dict[str, Any]]:
     """One entry a stage, in order: `stage`, `does` (`runs` or `cached`), `why`. Outputs in the cache are linked to see on."""
     preflight.check(chosen)
     rows: list[dict[str, Any]] = []
-    with workspace(checkout, "plan", chosen) as run:
+    with workspace(checkout, f"plan-{os.getpid()}", chosen) as run:
         running: set[str] = set()
         for stage in run.pipeline.stages:
             behind = [need for need in stage.needs if need in running]

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from httpx import HTTPError
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.context import get_run_context
@@ -57,7 +58,12 @@ def _line(run: Workspace, chosen: Params) -> State[Any]:
     seconds: dict[str, float] = {}
     futures = _stages(run, seconds)
     published = _publish(run, chosen, seconds, futures)
-    wait([*futures.values(), published])
+    try:
+        wait([*futures.values(), published])
+    except BaseException:  # Ctrl-C, a cancel: the stage under way ends, with a checkpoint, before its workspace goes
+        run.stop.set()
+        wait([*futures.values(), published])
+        raise
     for future in (*futures.values(), published):
         if future.state.is_failed() or future.state.is_crashed():
             return Failed(message=future.state.message)
@@ -87,28 +93,36 @@ def _stages(run: Workspace, seconds: dict[str, float]) -> dict[str, PrefectFutur
 def _stage(run: Workspace, stage: Stage, seconds: dict[str, float]) -> State[Any]:
     """One stage: nothing to do, linked from the cache, or run by a supervised child."""
     logger = get_run_logger()
-    if run.failed.is_set():
-        return Cancelled(name="NotRun", message="an earlier stage failed")
-    change = run.pipeline.change(stage.name)
-    if change is Change.NONE:
-        return Completed(name="Cached", message="nothing has changed")
-    if change is Change.RESTORE:
-        run.pipeline.reproduce(stage.name)
-        return Completed(name="Cached", message="restored from the cache")
+    if run.stop.is_set():
+        return Cancelled(name="NotRun", message="an earlier stage failed, or the run was stopped")
+    try:
+        change = run.pipeline.change(stage.name)
+        if change is Change.RESTORE:
+            run.pipeline.reproduce(stage.name)
+    except TunelineError as error:
+        run.stop.set()
+        return Failed(message=f"{stage.name}: {error}")
+    if change is not Change.RUN:
+        return Completed(
+            name="Cached", message="nothing has changed" if change is Change.NONE else "restored from the cache"
+        )
     started, progress, relay = time.monotonic(), report.Progress(stage.name), _Relay(logger)
 
     def listen(event: Mapping[str, Any]) -> None:
         relay(event)
         if event["kind"] == "progress":
-            progress.show(event)
+            try:
+                progress.show(event)
+            except HTTPError as error:  # the UI misses a picture; the training must not end for it
+                logger.warning("the Prefect server did not take the progress: %s", error)
 
     folder = run.checkout / layout.HOME / "logs" / run.root.name / stage.name
     try:
-        supervise(Run(stage.name, run.root, folder), listen)
+        supervise(Run(stage.name, run.root, folder), listen, run.stop)
     except TransientError:
         raise
     except TunelineError as error:
-        run.failed.set()
+        run.stop.set()
         return Failed(message=f"{stage.name}: {error}")
     seconds[stage.name] = round(time.monotonic() - started, 3)
     return Completed(message=f"ran in {seconds[stage.name]:.0f} s")

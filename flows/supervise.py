@@ -38,13 +38,16 @@ class Run:
     folder: Path
 
 
-def supervise(run: Run, listen: Callable[[Event], None]) -> None:
-    """Run the stage to its end, handing every event to `listen`. Raises the step's own error, or StageFailed."""
+def supervise(run: Run, listen: Callable[[Event], None], stop: threading.Event) -> None:
+    """Run the stage to its end, or until `stop` is set, handing every event to `listen`.
+
+    Raises the step's own error, or StageFailed.
+    """
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / events.FILE).unlink(missing_ok=True)
     failure: errors.TunelineError | None = None
     with (run.folder / "output.log").open("wb") as output, _group(run, output) as child:
-        for event in _events(run.folder / events.FILE, child):
+        for event in _events(run.folder / events.FILE, child, stop):
             if event["kind"] == "error":
                 failure = errors.from_event(event)
             listen(event)
@@ -89,8 +92,8 @@ def _signal(group: int, number: int) -> None:
         pass
 
 
-def _events(file: Path, child: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
-    """Whole lines as they are written, until the child has ended and all is read."""
+def _events(file: Path, child: subprocess.Popen[bytes], stop: threading.Event) -> Iterator[dict[str, Any]]:
+    """Whole lines as they are written, until the child has ended and all is read, or `stop` is set."""
     place = 0
     while True:
         ended = child.poll() is not None
@@ -102,9 +105,8 @@ def _events(file: Path, child: subprocess.Popen[bytes]) -> Iterator[dict[str, An
                         break
                     place += len(line)
                     yield json.loads(line)
-        if ended:
+        if ended or stop.wait(POLL_SECONDS):
             return
-        time.sleep(POLL_SECONDS)
 
 
 def _last_words(run: Run, code: int) -> str:

@@ -25,7 +25,7 @@ LOCK = Path("dvc.lock")
 class Workspace:
     """`root` is the run's checkout, `checkout` the user's; `overrides` are the params that differ from its file.
 
-    `failed` is set by the first stage that fails, so that no other begins.
+    `stop` is set when a stage fails or the run is stopped: the one under way ends, no other begins.
     """
 
     root: Path
@@ -33,7 +33,7 @@ class Workspace:
     snapshot: Snapshot
     overrides: Mapping[str, Any]
     pipeline: Pipeline
-    failed: threading.Event = field(default_factory=threading.Event)
+    stop: threading.Event = field(default_factory=threading.Event)
 
 
 @contextmanager

@@ -20,8 +20,8 @@ def ingest(*, source: Path, out: Path) -> Manifest:
     DataError: a malformed row, by file and line; the corpus is as before.
     """
     arrivals = sorted(source.glob("*.jsonl")) if source.is_dir() else [source]
-    if not arrivals or not all(file.is_file() for file in arrivals):
-        raise DataError(f"{source}: no .jsonl file there; expected a file or a folder of files")
+    if not arrivals or not all(file.is_file() and file.suffix == ".jsonl" for file in arrivals):
+        raise DataError(f"{source}: no .jsonl file there; expected such a file or a folder of them")
     known = manifest.verify(out).files if out.is_dir() else {}
     with manifest.staged(out) as folder:
         for name in known:

@@ -48,7 +48,7 @@ def _guarded(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     """A check that fails with an error of ours is a finding, and the others still run."""
     try:
         yield from check()
-    except TunelineError as error:
+    except (TunelineError, ImportError) as error:
         yield Finding(check.__name__.strip("_").replace("_", " "), "failed", str(error))
 
 

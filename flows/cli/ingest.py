@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ def main(arguments: argparse.Namespace) -> int:
     pipeline.track(layout.RAW)
     if lost and before is not None and pointer.read_bytes() != before:
         pointer.write_bytes(before)
+        shutil.rmtree(layout.RAW)
         raise DataError(
             f"{pointer} names a data version that the cache lacks, and {arguments.source} alone is not that version: "
             f"bring it with `dvc pull`, or remove {pointer} to begin a new corpus"

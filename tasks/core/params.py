@@ -24,7 +24,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 class Section(BaseModel):
     """A closed section: an unknown key is an error with its dotted path."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class FetchParams(Section):
@@ -99,7 +99,7 @@ class QuantizeParams(Section):
 
 
 class EvaluateParams(Section):
-    metrics: tuple[Name, ...] = ("exact_match", "token_f1", "rouge_l", "chrf")
+    metrics: Annotated[tuple[Name, ...], Field(min_length=1)] = ("exact_match", "token_f1", "rouge_l", "chrf")
     max_new_tokens: Count = 64
     batch_size: Annotated[Count, Field(description="rows generated together")] = 16
 

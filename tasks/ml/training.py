@@ -155,6 +155,8 @@ class _Trainer:
         for name, master in self._masters.items():
             tensors |= {f"adam.{key}.{name}": value for key, value in self._adam.state[master].items()}
         tensors["rng"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            tensors["rng.cuda"] = torch.cuda.get_rng_state()
         values = {
             "history": [list(asdict(record).values()) for record in history],
             "validations": [list(asdict(validation).values()) for validation in validations],
@@ -170,10 +172,13 @@ class _Trainer:
             for name, master in self._masters.items():
                 master.copy_(state.tensors[f"master.{name}"])
                 self._working[name].copy_(master)
-                self._adam.state[master] = {
-                    key: state.tensors[f"adam.{key}.{name}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")
+                moments = {
+                    key: state.tensors[f"adam.{key}.{name}"].to(master.device) for key in ("exp_avg", "exp_avg_sq")
                 }
+                self._adam.state[master] = {"step": state.tensors[f"adam.step.{name}"].clone(), **moments}
         torch.set_rng_state(state.tensors["rng"])
+        if torch.cuda.is_available():
+            torch.cuda.set_rng_state(state.tensors["rng.cuda"])
         self.done = state.step
         events.note(f"resuming after step {state.step} of {self.steps}")
         return (

@@ -51,7 +51,7 @@ def find(ref: str, revision: str | None) -> Base:
         return _hub(ref.removeprefix("hub:"), revision)
     if ref.startswith("gguf:"):
         return GgufBase(_pinned(_gguf_file(ref.removeprefix("gguf:")), revision))
-    folder = Path(ref).expanduser()
+    folder = _absolute(ref)
     check_folder(folder)
     found = digest.of_value({name: entry.sha256 for name, entry in _kept(folder).items()}) if revision else None
     if found != revision:
@@ -73,8 +73,8 @@ def _hub(repo: str, revision: str | None) -> HubBase:
 
 
 def _gguf_file(place: str) -> Path:
-    path = Path(place).expanduser()
-    if path.suffix == ".gguf" or "/" in place:
+    if place.endswith(".gguf") or "/" in place:
+        path = _absolute(place)
         if not path.is_file():
             raise ModelError(f"fetch.ref: there is no GGUF file {path}")
     else:
@@ -82,6 +82,16 @@ def _gguf_file(place: str) -> Path:
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise ModelError(f"{path} is not a GGUF file (its first bytes are not GGUF)")
+    return path
+
+
+def _absolute(place: str) -> Path:
+    """A run works in a checkout of its own, where a relative path would lead elsewhere."""
+    path = Path(place).expanduser()
+    if not path.is_absolute():
+        raise ModelError(
+            f"fetch.ref: write the absolute path in place of {place!r} ({path.absolute()}), or hub:ORG/NAME"
+        )
     return path
 
 

@@ -48,7 +48,7 @@ def snapshot(root: Path) -> Snapshot:
         return Snapshot(head, head, None)
     commit = _git(root, "commit-tree", tree, "-p", head, "-m", "tuneline: working tree", environment=AUTHOR)
     difference = _git(root, "diff", "--binary", head, commit, "--", ".", ":!dvc.lock")
-    return Snapshot(commit, head, digest.of_bytes(difference.encode()) if difference else None)
+    return Snapshot(commit, head, digest.of_bytes(difference.encode(errors="surrogateescape")) if difference else None)
 
 
 @contextmanager
@@ -72,7 +72,12 @@ def _git(root: Path, *arguments: str, environment: Mapping[str, str] | None = No
     command = ["git", "-C", str(root), *arguments]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, check=True, env={**os.environ, **(environment or {})}
+            command,
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            check=True,
+            env={**os.environ, **(environment or {})},
         )
     except FileNotFoundError:
         raise ResourceError("git is not installed: a run records the commit that it ran; install git") from None

@@ -304,6 +304,19 @@ def test_a_script_with_a_hole_in_it_fails(
     assert "left out: peer: exit code 1: no module" in capsys.readouterr().out
 
 
+def test_a_script_that_can_t_begin_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(harness, "QUICK_CEILING_SECONDS", 0.01)
+    monkeypatch.setattr(checkout, "ROOT", tmp_path)
+
+    def measured(_: harness.Options) -> Findings:
+        return Findings(absolute={"place": str(checkout.make(tmp_path / "place"))})
+
+    assert harness.main("script", "about", measured, 1, 1, ["--quick"]) == 1
+    assert "left out: everything: git ls-files failed: fatal: not a git repository" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("flags", "says"), [(["--rounds", "0"], "expected 1 or more"), (["--json", "no/f"], "no folder no")]
 )

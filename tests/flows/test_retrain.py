@@ -149,18 +149,23 @@ def _training(project: Project) -> Iterator[int]:
             yield int(entry.name)
 
 
-def test_the_flow_s_death_ends_the_stage(project: Project) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_the_flow_s_end_ends_the_stage(project: Project, number: signal.Signals) -> None:
     process = project.start("tuneline", "run", "--set", "train.epochs=300", TUNELINE_CHECKPOINT_SECONDS="0")
     deadline = time.monotonic() + 120
     while not project.checkpoints() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert list(_training(project))
-    process.kill()
-    process.communicate()
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode
     deadline = time.monotonic() + 30
     while list(_training(project)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not list(_training(project))
+    assert project.checkpoints()
+    if number != signal.SIGKILL:
+        assert not list(project.folder.glob(".tuneline/runs/*"))
 
 
 @pytest.mark.parametrize(
@@ -221,6 +226,7 @@ def test_a_corpus_that_the_cache_lacks_is_not_overwritten(project: Project) -> N
     shutil.rmtree(project.folder / "data" / "raw")
     shutil.rmtree(project.folder / ".dvc" / "cache")
     tiny.write_rows(project.folder / "other" / "day9.jsonl", 5, start=100)
-    failed = project("tuneline", "ingest", "other", code=3)
-    assert "dvc pull" in failed.stderr
+    for _ in range(2):
+        failed = project("tuneline", "ingest", "other", code=3)
+        assert "dvc pull" in failed.stderr
     assert (project.folder / "data" / "raw.dvc").read_bytes() == pointer
