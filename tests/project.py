@@ -24,12 +24,11 @@ class Project:
 
     def __init__(self, folder: Path, base: Path, environment: dict[str, str], **sections: dict[str, Any]) -> None:
         self.folder = folder
-        self.environment = {
-            **os.environ,
-            **environment,
-            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-            "TUNELINE_THREADS": "1",
+        clean = {
+            key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "PREFECT_", "TUNELINE_"))
         }
+        path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+        self.environment = {**clean, **environment, "PATH": path, "TUNELINE_THREADS": "1"}
         for name in ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, folder / name)

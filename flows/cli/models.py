@@ -18,7 +18,10 @@ def main(arguments: argparse.Namespace) -> int:
 
     events.send_to(events.Terminal())
     with services(store=True):
-        return {"list": _list, "show": _show, "pull": _pull}[arguments.action](arguments, registry(os.environ))
+        chosen = registry(os.environ)
+        if "TUNELINE_REGISTRY" not in os.environ:
+            chosen.store.ensure_bucket()  # the embedded store may never have been used; another's bucket is not ours to make
+        return {"list": _list, "show": _show, "pull": _pull}[arguments.action](arguments, chosen)
 
 
 def _list(arguments: argparse.Namespace, registry: Registry) -> int:
