@@ -29,7 +29,10 @@ def prepare(params: PrepareParams, *, raw: Path, base: Path, out: Path) -> Manif
     parts: dict[str, list[chatset.Example]] = {name: [] for name in splits.NAMES}
     dropped: Counter[str] = Counter()
     for row in rows.read_folder(raw):
-        encoded = tokenizer.encode(row.messages)
+        try:
+            encoded = tokenizer.encode(row.messages)
+        except DataError as error:
+            raise DataError(f"row {row.id}: {error}") from None
         if len(encoded.ids) > params.max_length:
             dropped["longer than max_length"] += 1
             continue

@@ -65,8 +65,16 @@ def publish_from(
         _identity(models),
         _record(workspace, snapshot, seconds),
         datetime.now(UTC),
-        getpass.getuser(),
+        _user(),
     )
+
+
+def _user() -> str:
+    """Who publishes; a container's user may have a number and no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 def _models(workspace: Path) -> dict[str, Path]:

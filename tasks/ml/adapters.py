@@ -61,9 +61,11 @@ def train(params: TrainParams, *, chat: Path, base: Path, checkpoints: Path, sec
     tuned = method.attach(model, params)
     keeper = Checkpoints(checkpoints, seconds)
     bare: Any = tuned.get_base_model()
-    result = training.fit(
-        bare, chatset.read(chat / "train.parquet"), chatset.read(chat / "valid.parquet"), params, keeper
-    )
+    rows, valid = chatset.read(chat / "train.parquet"), chatset.read(chat / "valid.parquet")
+    try:
+        result = training.fit(bare, rows, valid, params, keeper)
+    except torch.OutOfMemoryError:
+        raise MemoryError from None
     trainable, total = tuned.get_nb_trainable_parameters()
     last = result.history[-1]
     facts = {

@@ -118,16 +118,23 @@ def _pinned(path: Path, revision: str | None) -> Path:
 
 def download(base: HubBase, into: Path) -> None:
     """Bring the pinned commit into a folder; offline (`HF_HUB_OFFLINE=1`) only the local cache is used."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
         folder = snapshot_download(base.repo, revision=base.revision, allow_patterns=list(KEPT))
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:  # a gated or private repository, too
+        raise ModelError(f"hub:{base.repo}@{base.revision[:12]}: {error}") from None
     except LocalEntryNotFoundError:
-        raise ModelError(
-            f"hub:{base.repo}@{base.revision[:12]} is not in the local cache and the hub can't be reached: "
-            "unset HF_HUB_OFFLINE, or use a folder or a gguf: base"
-        ) from None
+        told = f"hub:{base.repo}@{base.revision[:12]} is not in the local cache and the hub can't be reached"
+        if constants.HF_HUB_OFFLINE:
+            raise ModelError(f"{told}: unset HF_HUB_OFFLINE, or use a folder or a gguf: base") from None
+        raise TransientError(f"{told}: try again when the network is back") from None
     except (HfHubHTTPError, ConnectionError) as error:
         raise TransientError(f"hub:{base.repo}: {error}") from None
     copy(Path(folder), into)
