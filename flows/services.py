@@ -34,7 +34,7 @@ def services(*, store: bool = False, prefect: bool = False, port: int | None = N
     if store and "TUNELINE_REGISTRY" not in os.environ:
         wanted.append(s3(home))
     if prefect and "PREFECT_API_URL" not in os.environ:
-        wanted.append(prefect_server(home, port or _usual_port()))
+        wanted.append(prefect_server(home, port))
     before = dict(os.environ)
     with ExitStack() as stack, ThreadPoolExecutor(max_workers=2) as pool:
         settings = dict(LOGGING)
@@ -48,8 +48,11 @@ def services(*, store: bool = False, prefect: bool = False, port: int | None = N
             os.environ.update(before)
 
 
-def _usual_port() -> int | None:
-    """Prefect's own port if it is free, so that a run's page has the same address tomorrow; else any."""
+def usual_port() -> int | None:
+    """Prefect's own port if it is free, so that the UI has the same address tomorrow; else any.
+
+    For `tuneline up` alone: two servers that start together would both find it free.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

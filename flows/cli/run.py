@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from flows.services import services
-from tasks.core import params
+from flows.services import USUAL_PORT, services
+from tasks.core import layout, params
 from tasks.core.errors import StageFailed
 from tasks.core.params import Params
 from tasks.data.report.comparison import read_comparison
@@ -28,7 +29,7 @@ def main(arguments: argparse.Namespace) -> int:
             outcome = _run(chosen)
         finally:
             _flush()
-        outcome["ui"] = settings.get("PREFECT_UI_URL", "")
+    outcome["ui"] = _ui(settings)
     outcome["seconds_in_all"] = round(time.monotonic() - started, 1)
     if arguments.json:
         print(json.dumps(outcome, indent=1))
@@ -44,6 +45,14 @@ def _run(chosen: Params) -> dict[str, Any]:
     if not state.is_completed():
         raise StageFailed(state.message or "the run failed; its log says why")
     return dict(state.result())
+
+
+def _ui(settings: dict[str, str]) -> str:
+    """Where the run can be seen: on the server that still runs, or where `tuneline up` will most likely serve."""
+    if "PREFECT_API_URL" not in settings:
+        return os.environ["PREFECT_API_URL"].removesuffix("/api")
+    runs_on = (layout.HOME / "prefect.json").exists()
+    return settings["PREFECT_UI_URL"] if runs_on else f"http://127.0.0.1:{USUAL_PORT}"
 
 
 def _flush() -> None:
@@ -64,8 +73,7 @@ def _tell(outcome: dict[str, Any]) -> None:
     print(f"{version} {made}: {outcome['uri']}")
     print(f"{len(outcome['ran'])} stages ran, in {outcome['seconds_in_all']} s altogether")
     print(f"report: {report / 'index.html'}")
-    if outcome["ui"]:
-        print(f"Prefect UI, while `tuneline up` runs: {outcome['ui']}")
+    print(f"Prefect UI, while `tuneline up` runs: {outcome['ui']}")
     print("next: tuneline models show " + version)
     print(f"      tuneline models pull {version} --to model")
     print("      tuneline up")

@@ -7,11 +7,11 @@ import os
 import warnings
 from typing import Any, cast
 
-from flows.services import services
+from flows.services import services, usual_port
 
 
 def main(arguments: argparse.Namespace) -> int:
-    with services(store=True, prefect=True, port=arguments.port) as settings:
+    with services(store=True, prefect=True, port=arguments.port or usual_port()) as settings:
         from prefect import serve
         from prefect.types.entrypoint import EntrypointType
 

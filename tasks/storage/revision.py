@@ -54,16 +54,17 @@ def snapshot(root: Path) -> Snapshot:
 @contextmanager
 def worktree(root: Path, commit: str, folder: Path) -> Generator[Path]:
     """A checkout of `commit` in `folder`, gone when the block ends. What a killed run left there is removed first."""
-    _remove(root, folder)
+    remove(root, folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     _git(root, "worktree", "add", "--detach", "--force", str(folder), commit)
     try:
         yield folder
     finally:
-        _remove(root, folder)
+        remove(root, folder)
 
 
-def _remove(root: Path, folder: Path) -> None:
+def remove(root: Path, folder: Path) -> None:
+    """Take a worktree away, whatever state it is in."""
     shutil.rmtree(folder, ignore_errors=True)
     _git(root, "worktree", "prune")
 
