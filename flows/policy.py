@@ -1,4 +1,4 @@
-"""Retries, timeouts and concurrency: named once, chosen by the kind of error."""
+"""Retries and concurrency: named once, chosen by the kind of error."""
 
 from __future__ import annotations
 

@@ -69,7 +69,8 @@ def _line(run: Workspace, chosen: Params) -> State[Any]:
             return Failed(message=future.state.message)
     result: Published = published.result()
     _keep_report(run)
-    bring_back(run)
+    if not bring_back(run):
+        get_run_logger().info("the checkout keeps its files: they changed meanwhile, or the run had params of its own")
     uri = publish.registry(os.environ).uri(result.version)
     report.show_results(run.root, result, uri)
     return Completed(

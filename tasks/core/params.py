@@ -30,7 +30,7 @@ class Section(BaseModel):
 class FetchParams(Section):
     """The base model."""
 
-    ref: Annotated[str, Field(description="hub:ORG/NAME, a folder, or gguf:PACKAGE or gguf:FILE")]
+    ref: Annotated[str, Field(description="hub:ORG/NAME, a folder, or gguf:PACKAGE or gguf:FILE; paths absolute")]
     revision: Annotated[
         str | None, Field(description="hub: the 40-digit commit; folder or gguf: the SHA-256 it must have")
     ] = None

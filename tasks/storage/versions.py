@@ -30,7 +30,6 @@ class Stage:
 
     name: str
     needs: tuple[str, ...]
-    command: str
 
 
 class Pipeline:
@@ -133,7 +132,7 @@ def _stages(repo: Any) -> tuple[Stage, ...]:
     graph = repo.index.graph
     order = reversed(list(networkx.lexicographical_topological_sort(graph, key=lambda stage: stage.addressing)))
     return tuple(
-        Stage(stage.name, tuple(sorted(need.name for need in graph.successors(stage) if need.cmd)), stage.cmd)
+        Stage(stage.name, tuple(sorted(need.name for need in graph.successors(stage) if need.cmd)))
         for stage in order
         if stage.cmd
     )
