@@ -19,7 +19,7 @@ from typing import Any
 import boto3
 import pytest
 from botocore.config import Config
-from botocore.exceptions import ClientError, HTTPClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from tasks.core.errors import ResourceError, ServiceError
 from tasks.storage import guard
@@ -93,7 +93,7 @@ def write_until_refused(store: S3, writer: str, enough: threading.Barrier) -> li
     for number in itertools.count():
         try:
             client.put_object(Bucket="kept", Key=f"{writer}/{number}", Body=content(f"{writer}/{number}"))
-        except (ClientError, HTTPClientError):
+        except (ClientError, BotoCoreError):  # a reset, or, for one that came later, a refused connection
             return written
         written.append(f"{writer}/{number}")
         if number == 25:
