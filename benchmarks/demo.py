@@ -17,7 +17,7 @@ from benchmarks import harness
 from benchmarks.harness import Comparison, Contender, Failure, Figure, Findings, Options, Run, figures, table
 from benchmarks.measuring import checkout
 
-INGEST, FIRST, SECOND = "tuneline ingest", "tuneline run", "tuneline run again"
+INGEST, FIRST, SECOND = "tuneline data ingest", "tuneline run", "tuneline run again"
 REST = "services, Prefect, DVC, publishing"
 QUICK = ("--set", "train.epochs=1")
 LIMIT_SECONDS = 3600.0
@@ -46,7 +46,7 @@ def sequence(place: Path, settings: Sequence[str]) -> dict[str, Run | Failure]:
     """The demo's commands one after another in this checkout, as far as they succeed."""
     line = ("tuneline", "run", "--json", *settings)
     outcomes: dict[str, Run | Failure] = {}
-    for name, argv in {INGEST: ("tuneline", "ingest", "data/sample"), FIRST: line, SECOND: line}.items():
+    for name, argv in {INGEST: ("tuneline", "data", "ingest", "data/sample"), FIRST: line, SECOND: line}.items():
         environment, answers = checkout.environment(place), argv is line
         contender = Contender(name, argv, place, environment, answers=answers, limit_seconds=LIMIT_SECONDS)
         outcomes[name] = harness.measure(contender)

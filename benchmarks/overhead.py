@@ -75,9 +75,9 @@ def _template(folder: Path) -> Template:
     values = params.parse(tiny.params(base), "tests/tiny.py").model_dump(mode="json")  # DVC wants every section named
     (template / params.FILE).write_text(yaml.safe_dump(values), encoding="utf-8")
     checkout.settle(template)
-    ingest = _command("ingest", template, "tuneline", "ingest", str(rows))
+    ingest = _command("ingest", template, "tuneline", "data", "ingest", str(rows))
     if isinstance(outcome := harness.measure(ingest), harness.Failure):
-        raise Unprepared(f"tuneline ingest: {outcome.reason}")
+        raise Unprepared(f"tuneline data ingest: {outcome.reason}")
     checkout.commit(template)
     pipeline = Pipeline(template)
     script = "\n".join(stage.command for stage in pipeline.stages)

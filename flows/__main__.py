@@ -17,7 +17,8 @@ when a command needs them and stop with it. To use others, set:
 
   TUNELINE_REGISTRY   s3://BUCKET/PREFIX, with the usual AWS_* variables (AWS_ENDPOINT_URL_S3 for a store of your own)
   PREFECT_API_URL     the address of a Prefect server
-  TUNELINE_THREADS    processor threads for training and evaluation (default: all)
+  TUNELINE_LANDING    where new rows land: a folder or s3://BUCKET/PREFIX
+  TUNELINE_THREADS    processor threads (default: all)
 """
 
 
@@ -30,8 +31,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    ingest = commands.add_parser("ingest", help="take landing files into the corpus data/raw")
-    ingest.add_argument("source", type=Path, help="a .jsonl file, or a folder of them")
+    _data(commands.add_parser("data", help="the corpus: take landing files in, look at it, go back, take rows out"))
 
     run = commands.add_parser("run", help="run every stage that has changed and register the result")
     run.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a param: train.rank=8")
@@ -58,6 +58,39 @@ def parser() -> argparse.ArgumentParser:
 
     _json(commands.add_parser("doctor", help="check this machine, the store and the base model"))
     return top
+
+
+def _data(command: argparse.ArgumentParser) -> None:
+    actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
+    where = "a folder, a file or s3://BUCKET/PREFIX (default: TUNELINE_LANDING)"
+    ingest = actions.add_parser("ingest", help="take in every landing file that no version has: the next version")
+    ingest.add_argument("source", nargs="?", help=where)
+    status = actions.add_parser("status", help="every version, which one lies here, which files wait")
+    status.add_argument("source", nargs="?", help=where)
+    show = actions.add_parser("show", help="one version: its arrivals and what became of every row")
+    show.add_argument("version", nargs="?", default="latest", help="v3, or latest (default)")
+    show.add_argument("--quarantine", action="store_true", help="print the refused rows with file, line and reason")
+    diff = actions.add_parser("diff", help="rows added and removed between two versions")
+    diff.add_argument("old")
+    diff.add_argument("new", nargs="?", default="latest")
+    drift = actions.add_parser("drift", help="how far the rows that arrived since a version are from it")
+    drift.add_argument("reference", help="the version that the champion was trained on")
+    drift.add_argument("--limit", type=float, default=0.2, help="exit code 1 above it, noise aside (default: 0.2)")
+    checkout = actions.add_parser("checkout", help="make data/raw a version, every digest checked")
+    checkout.add_argument("version", help="v3, or latest")
+    forget = actions.add_parser("forget", help="make a version without some rows, which stay out from then on")
+    forget.add_argument(
+        "--where", action="append", default=[], metavar="CONDITION",
+        help="id=X, source=X, tag=X or text~REGEX; all conditions must hold",
+    )  # fmt: skip
+    forget.add_argument("--dry-run", action="store_true", help="only say which rows those are")
+    check = actions.add_parser("check", help="what an ingest would make of a file; exit code 1 if a row is unfit")
+    check.add_argument("file", type=Path)
+    preview = actions.add_parser("preview", help="rows as the model sees them; which tokens carry loss")
+    preview.add_argument("--id", action="append", default=[], help="only the row of this id")
+    preview.add_argument("--rows", type=int, default=2, help="how many (default: 2)")
+    for action in (ingest, status, show, diff, drift, forget, check, preview):
+        _json(action)
 
 
 def _json(command: argparse.ArgumentParser) -> None:

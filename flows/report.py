@@ -86,9 +86,11 @@ def show_results(workspace: Path, published: Published, uri: str) -> None:
         as_markdown(comparison), key="comparison", description="Base against tuned against quantised"
     )
     create_table_artifact(_samples(folder), key="samples", description="Answers on test rows")
-    create_markdown_artifact(
-        (folder / "README.md").read_text(encoding="utf-8"), key="model-card", description="Model card"
-    )
+    for key, place, what in (
+        ("model-card", folder, "Model card"),
+        ("data-card", workspace / layout.DATA_REPORT, "Data card"),
+    ):
+        create_markdown_artifact((place / "README.md").read_text(encoding="utf-8"), key=key, description=what)
     state = "registered" if published.created else "already registered; nothing was written"
     create_markdown_artifact(
         f"**{published.version.reference}** {state}\n\n`{uri}`\n\n"

@@ -15,6 +15,8 @@ from tasks.storage import bases
 def fetch(params: FetchParams, *, out: Path) -> Manifest:
     """Bring the base into `out`: weights as safetensors, tokenizer, chat template. A GGUF file is dequantised once.
 
+    A template of the params replaces the model's own here, so that training, judging and serving all use it.
+
     ModelError: the base is missing or unusable; nothing is left behind.
     """
     base = bases.find(params.ref, params.revision)
@@ -29,6 +31,8 @@ def fetch(params: FetchParams, *, out: Path) -> Manifest:
 
                 events.note(f"dequantising {path.name} once")
                 gguf_base.dequantise(path, folder)
+        if params.chat_template is not None:
+            (folder / "chat_template.jinja").write_text(params.chat_template, encoding="utf-8")
         bases.check_folder(folder)
         facts = {"ref": params.ref, "revision": params.revision, **bases.describe(folder)}
         return manifest.seal(folder, step="fetch", inputs={}, params=params.model_dump(mode="json"), facts=facts)

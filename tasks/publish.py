@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import platform
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -19,12 +17,12 @@ from tasks.core import digest, events, layout, manifest, params
 from tasks.core.errors import IntegrityError
 from tasks.core.params import PublishParams
 from tasks.core.step import main
-from tasks.storage import embedded, revision
+from tasks.storage import checkout, revision
+from tasks.storage.corpus import DEFAULT_REGISTRY
 from tasks.storage.registry import Published, Registry
 from tasks.storage.revision import Snapshot
 from tasks.storage.store import Store
 
-DEFAULT_REGISTRY = "s3://tuneline/registry"
 LOCK_FILE = Path("infra/requirements.lock")
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "tokenizers", "dvc", "prefect")
 
@@ -40,10 +38,7 @@ def publish(params: PublishParams, *, workspace: Path) -> Published:
     Law: the same models from the same inputs are one version.
     IntegrityError: an output is missing, altered, or made from another input than the one that lies there.
     """
-    with ExitStack() as stack:
-        environ = dict(os.environ)
-        if "TUNELINE_REGISTRY" not in environ:
-            environ |= stack.enter_context(embedded.s3(Path.cwd() / layout.HOME)).environment()
+    with checkout.connected(os.environ) as environ:
         published = publish_from(params, workspace, revision.snapshot(workspace), {}, registry(environ))
     events.note(f"{published.version.reference} {'registered' if published.created else 'was registered already'}")
     return published
@@ -65,16 +60,8 @@ def publish_from(
         _identity(models),
         _record(workspace, snapshot, seconds),
         datetime.now(UTC),
-        _user(),
+        checkout.user(),
     )
-
-
-def _user() -> str:
-    """Who publishes; a container's user may have a number and no name."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid {os.getuid()}"
 
 
 def _models(workspace: Path) -> dict[str, Path]:
@@ -105,7 +92,12 @@ def _record(workspace: Path, snapshot: Snapshot, seconds: Mapping[str, float]) -
     trained = manifest.read(workspace / layout.TRAIN_REPORT)
     evaluations = manifest.read(workspace / layout.RUN_REPORT)
     return {
-        "data": {"digest": raw.digest, "rows": raw.facts["rows"], "dvc": _yaml(workspace / "data/raw.dvc")},
+        "data": {
+            "version": checkout.current(workspace),
+            "digest": raw.digest,
+            "rows": raw.facts["rows"],
+            "dvc": _yaml(workspace / "data/raw.dvc"),
+        },
         "base": {"digest": base.digest, **base.facts},
         "params": chosen.model_dump(mode="json"),
         "dvc_lock": _yaml(workspace / "dvc.lock"),

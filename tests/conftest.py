@@ -11,12 +11,16 @@ from typing import Any
 
 import boto3
 import pytest
+from hypothesis import settings
 
 from flows.server import PrefectServer, prefect_server
 from tasks.storage.embedded import S3
 from tasks.storage.embedded import s3 as embedded_s3
 from tests import tiny
 from tests.project import Project, Ran
+
+settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+settings.load_profile("untimed")
 
 # Before any library is imported: most read these once. What the developer has set for real work is not for tests.
 for name in [name for name in os.environ if name.startswith(("AWS_", "PREFECT_", "TUNELINE_"))]:
@@ -97,6 +101,6 @@ def ran(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, services: dic
     """A project with one finished run, made once a session."""
     name = "support-desk"
     made = Project(tmp_path_factory.mktemp("ran") / "project", tiny_base, services, publish={"name": name})
-    made("tuneline", "ingest", "data/sample")
+    made("tuneline", "data", "ingest", "data/sample")
     plan = json.loads(made("tuneline", "run", "--dry-run", "--json").stdout)
     return Ran(made, name, plan, made.run())

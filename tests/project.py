@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ class Project:
         clean = {
             key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "PREFECT_", "TUNELINE_"))
         }
+        environment = dict(environment)
+        if "TUNELINE_REGISTRY" in environment:  # data versions of one project are not another's
+            environment["TUNELINE_REGISTRY"] += f"/{uuid.uuid4().hex[:12]}"
         path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
         self.environment = {**clean, **environment, "PATH": path, "TUNELINE_THREADS": "1"}
         for name in ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore"):

@@ -65,13 +65,28 @@ def write_rows(file: Path, count: int, start: int = 0) -> Path:
     return file
 
 
+def make_raw(out: Path, count: int = 60) -> Path:
+    """A corpus of the first rows of the sample corpus, as an ingest leaves it."""
+    from tasks.core import manifest
+    from tasks.core.params import DataParams
+    from tasks.data import formats, shards
+
+    with manifest.staged(out) as folder:
+        with shards.Writer(folder, 1) as writer:
+            for value in sample_rows()[:count]:
+                writer.write(formats.to_row(value, source="sample", params=DataParams()).to_line())
+        manifest.seal(folder, step="ingest", inputs={}, params={}, facts={"rows": count, "forgotten": []})
+    return out
+
+
 def params(base: Path, **sections: dict[str, Any]) -> dict[str, Any]:
     """params.yaml for a tiny run: seconds on a processor."""
     values: dict[str, dict[str, Any]] = {
         "fetch": {"ref": str(base)},
+        "data": {},
         "prepare": {"splits": {"valid": 0.1, "test": 0.3}},
         "merge": {"dtype": "base"},
-        "train": {"rank": 4, "epochs": 2, "dtype": "float32", "batch": {"rows": 4, "micro_tokens": 256}},
+        "train": {"rank": 4, "epochs": 2, "dtype": "float32", "batch": {"packs": 1, "micro_tokens": 256}},
         "quantize": {"formats": ["nf4"]},
         "evaluate": {"metrics": ["exact_match", "chrf"], "max_new_tokens": 4, "batch_size": 8},
         "report": {"samples": 2},

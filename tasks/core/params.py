@@ -19,6 +19,7 @@ FILE = Path("params.yaml")
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+Word = Annotated[str, StringConstraints(min_length=1)]
 
 
 class Section(BaseModel):
@@ -34,6 +35,28 @@ class FetchParams(Section):
     revision: Annotated[
         str | None, Field(description="hub: the 40-digit commit; folder or gguf: the SHA-256 it must have")
     ] = None
+    chat_template: Annotated[str | None, Field(description="Jinja text in place of the model's own template")] = None
+
+
+class Columns(Section):
+    """Columns of a table of questions and answers, by the names that its header gives them."""
+
+    prompt: Word
+    completion: Word
+    system: Word | None = None
+    tags: tuple[Word, ...] = ()
+
+
+class DataParams(Section):
+    """The door of the data: how landing files are read."""
+
+    format: Annotated[Name, Field(description="auto, or one of tasks/data/formats/")] = "auto"
+    columns: Annotated[tuple[Columns, ...], Field(description="for tables: the first whose columns are there")] = ()
+    max_row_bytes: Annotated[Count, Field(description="larger rows are quarantined")] = 1 << 20
+    max_quarantined: Annotated[
+        float, Field(ge=0, le=1, description="share of an arrival's rows above which it is refused whole")
+    ] = 0.5
+    git: Annotated[Literal["none", "commit", "tag"], Field(description="also record each data version in git")] = "none"
 
 
 class Splits(Section):
@@ -41,6 +64,9 @@ class Splits(Section):
 
     valid: Share = 0.05
     test: Share = 0.15
+    test_until: Annotated[
+        Count | None, Field(description="only data versions up to this one bring test rows; later ones are held out")
+    ] = None
 
     @model_validator(mode="after")
     def _leaves_some(self) -> Self:
@@ -49,15 +75,90 @@ class Splits(Section):
         return self
 
 
+class Pack(Section):
+    tokens: Annotated[Count, Field(description="of one pack; a longer row is a pack of its own")] = 1024
+
+
+class Source(Section):
+    """How much of one source is trained on."""
+
+    weight: Annotated[float, Field(ge=0, le=100, description="times that each of its rows is seen an epoch")] = 1.0
+    cap: Annotated[Count | None, Field(description="at the most so many of its rows")] = None
+
+
+class Mixing(Section):
+    """Shares of the sources in the training set (Raffel et al. 2020, section 3.5.2)."""
+
+    temperature: Annotated[
+        float, Field(ge=1, le=100, description="1: by size; larger: small sources are seen more often")
+    ] = 1.0
+    sources: dict[str, Source] = {}
+
+
+Judged = Literal["ignore", "report", "drop"]
+
+
+class NearDuplicates(Section):
+    action: Judged = "drop"
+    similarity: Annotated[
+        float, Field(gt=0.5, le=1, description="estimated Jaccard similarity of the word 3-grams")
+    ] = 0.9
+
+
+class Contamination(Section):
+    action: Judged = "drop"
+    ngram: Annotated[int, Field(ge=4, le=50, description="words shared with a test row's prompt or answer")] = 13
+
+
+class Languages(Section):
+    action: Judged = "ignore"
+    allowed: Annotated[tuple[Word, ...], Field(description="ISO 639-1 codes, for instance en, de")] = ()
+
+
+class Lengths(Section):
+    action: Judged = "report"
+    quartiles: Annotated[
+        float, Field(gt=0, description="outlier: so many interquartile ranges beyond the quartiles (Tukey 1977)")
+    ] = 3.0
+
+
+class Answers(Section):
+    """Answers that teach little: the same one to many prompts, loops within one, refusals."""
+
+    repeated: Judged = "report"
+    max_repeats: Annotated[Count, Field(description="prompts that may share one answer")] = 20
+    loops: Judged = "report"
+    refusals: Judged = "report"
+
+
+class Pii(Section):
+    """Personal data found by rules."""
+
+    action: Literal["ignore", "report", "redact", "drop"] = "report"
+    kinds: tuple[Literal["email", "phone", "card", "iban", "ip"], ...] = ("email", "phone", "card", "iban", "ip")
+
+
+class Quality(Section):
+    near_duplicates: NearDuplicates = NearDuplicates()
+    contamination: Contamination = Contamination()
+    languages: Languages = Languages()
+    lengths: Lengths = Lengths()
+    answers: Answers = Answers()
+    pii: Pii = Pii()
+
+
 class PrepareParams(Section):
     splits: Splits = Splits()
     max_length: Annotated[Count, Field(description="tokens; longer rows are dropped and counted")] = 512
-    max_dropped: Annotated[Share, Field(description="share of dropped rows above which the stage fails")] = 0.1
+    max_dropped: Annotated[Share, Field(description="share of rows that don't fit, above which the stage fails")] = 0.1
     salt: str = "tuneline"
+    pack: Pack = Pack()
+    mixing: Mixing = Mixing()
+    quality: Quality = Quality()
 
 
 class Batch(Section):
-    rows: Annotated[Count, Field(description="conversations an optimizer step")] = 8
+    packs: Annotated[Count, Field(description="packs an optimizer step; their size is prepare.pack.tokens")] = 1
     micro_tokens: Annotated[Count, Field(description="tokens a forward pass: bounds memory, not the result")] = 1024
 
 
@@ -115,6 +216,7 @@ class PublishParams(Section):
 class Params(Section):
     """params.yaml: every section is there, so that DVC, too, finds it. Law: `Params(**p.model_dump()) == p`."""
 
+    data: DataParams
     fetch: FetchParams
     prepare: PrepareParams
     train: TrainParams

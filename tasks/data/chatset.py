@@ -1,51 +1,186 @@
-"""The training set on disk: one Parquet file a split, an example a row."""
+"""The training set on disk: packs in Arrow shards for training, one Parquet file each of examples for judging."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
-from tasks.data.rows import Message, Row
-from tasks.data.tokens import Encoded
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
+from tasks.data.rows import Message
+
+PACKS_A_BATCH = 64
+PACKS_A_SHARD = 16_384
+
+PACK = pa.schema(
+    [
+        ("rows", pa.list_(pa.string())),
+        ("lengths", pa.list_(pa.int32())),
+        ("ids", pa.list_(pa.int32())),
+        ("loss", pa.list_(pa.bool_())),
+    ]
+)
+EXAMPLE = pa.schema(
+    [
+        ("id", pa.string()),
+        ("tags", pa.list_(pa.string())),
+        ("messages", pa.string()),
+        ("tools", pa.string()),
+        ("ids", pa.list_(pa.int32())),
+        ("loss", pa.list_(pa.bool_())),
+    ]
+)
+
+
+class Tokens(Protocol):
+    """A row as the model reads it: `loss[i]` says whether predicting `ids[i]` counts. Equal lengths."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def ids(self) -> Sequence[int]: ...
+    @property
+    def loss(self) -> Sequence[bool]: ...
+
+
+class Reading(Protocol):
+    """Packs of rows by their number, each read when it is asked for."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, place: int, /) -> Sequence[Tokens]: ...
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A row inside a pack."""
+
+    id: str
+    ids: list[int]
+    loss: list[bool]
 
 
 @dataclass(frozen=True)
 class Example:
-    """`ids` and `loss` have equal lengths; `messages` is the conversation as JSON text."""
+    """A row to be judged on; `messages` is the conversation and `tools` its functions, as JSON text."""
 
     id: str
     tags: list[str]
     messages: str
+    tools: str
     ids: list[int]
     loss: list[bool]
-
-    @classmethod
-    def of(cls, row: Row, encoded: Encoded) -> Example:
-        messages = json.dumps([message.model_dump() for message in row.messages], ensure_ascii=False)
-        return cls(row.id, list(row.tags), messages, encoded.ids, encoded.loss)
 
     @property
     def conversation(self) -> tuple[Message, ...]:
         return tuple(Message.model_validate(message) for message in json.loads(self.messages))
 
+    @property
+    def functions(self) -> tuple[dict[str, Any], ...]:
+        return tuple(json.loads(self.tools))
 
-def write(file: Path, examples: Sequence[Example]) -> None:
-    """Law: equal examples give equal bytes."""
-    from datasets import Dataset, Features, List, Value
 
-    features = Features(
-        {"id": Value("string"), "tags": List(Value("string")), "messages": Value("string"),
-         "ids": List(Value("int32")), "loss": List(Value("bool"))}
-    )  # fmt: skip
-    Dataset.from_list([asdict(example) for example in examples], features=features).to_parquet(file)
+def gather(file: Path, blocks: Iterable[tuple[Path, np.ndarray]]) -> None:
+    """One Parquet file of the examples that the masks keep of Arrow files, a block in memory at a time.
+
+    Law: equal examples give equal bytes.
+    """
+    with pyarrow.parquet.ParquetWriter(file, EXAMPLE, compression="zstd") as writer:
+        for block, keep in blocks:
+            with pa.OSFile(str(block), "rb") as source:
+                writer.write_table(pa.ipc.open_file(source).read_all().filter(pa.array(keep)))
 
 
 def read(file: Path) -> list[Example]:
     """The examples of one split, in their order."""
-    import pyarrow.parquet
-
     table: Any = pyarrow.parquet.read_table(file)
     return [Example(**row) for row in cast("list[dict[str, Any]]", table.to_pylist())]
+
+
+class PackWriter:
+    """Writes packs as `00000.arrow`, `00001.arrow`, …, a batch in memory at a time. Law: equal packs give equal bytes."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self._folder, self._batch, self._shard = folder, list[dict[str, Any]](), 0
+        self._writer: Any = None
+        self._left = 0
+
+    def __enter__(self) -> PackWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+        if self._writer is not None:
+            self._writer.close()
+
+    def add(self, rows: Sequence[str], lengths: Sequence[int], ids: np.ndarray, loss: np.ndarray) -> None:
+        """One pack: `ids` and `loss` have shape (tokens,), laid end to end as `lengths` says."""
+        self._batch.append({"rows": rows, "lengths": lengths, "ids": ids, "loss": loss})
+        if len(self._batch) == PACKS_A_BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._batch:
+            return
+        if not self._left:
+            self._next()
+        columns = [
+            _column([pack[name] for pack in self._batch], PACK.field(name).type.value_type) for name in PACK.names
+        ]
+        self._writer.write_batch(pa.record_batch(columns, schema=PACK))
+        self._left -= len(self._batch)
+        self._batch.clear()
+
+    def _next(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        self._writer = pa.ipc.new_file(str(self._folder / f"{self._shard:05}.arrow"), PACK)
+        self._shard, self._left = self._shard + 1, PACKS_A_SHARD
+
+
+def lists(stops: np.ndarray, flat: Any, kind: Any) -> Any:
+    """A list column of `flat` values of type `kind`: list i ends where list i + 1 begins, at `stops[i + 1]`."""
+    return pa.ListArray.from_arrays(stops.astype(np.int32), pa.array(flat, type=kind))
+
+
+def _column(values: Sequence[Any], kind: Any) -> Any:
+    stops = np.concatenate([[0], np.cumsum([len(value) for value in values])])
+    flat = np.concatenate(values) if isinstance(values[0], np.ndarray) else [x for value in values for x in value]
+    return lists(stops, flat, kind)
+
+
+class Packs:
+    """The packs of a folder, memory-mapped: `packs[i]` is a list of segments, read when it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._files = [pa.ipc.open_file(pa.memory_map(str(path))) for path in sorted(folder.glob("*.arrow"))]
+        self._places = [(file, number) for file in self._files for number in range(file.num_record_batches)]
+        sizes = [file.get_batch(number).num_rows for file, number in self._places]
+        self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, place: int) -> list[Segment]:
+        if not 0 <= place < len(self):
+            raise IndexError(place)
+        batch = int(np.searchsorted(self._starts, place, side="right")) - 1
+        file, number = self._places[batch]
+        pack: Any = file.get_batch(number).slice(place - int(self._starts[batch]), 1).to_pylist()[0]
+        return list(_segments(pack))
+
+    def __iter__(self) -> Iterator[list[Segment]]:
+        return (self[place] for place in range(len(self)))
+
+
+def _segments(pack: Any) -> Iterator[Segment]:
+    start = 0
+    for id, length in zip(pack["rows"], pack["lengths"], strict=True):
+        end = start + length
+        yield Segment(id, pack["ids"][start:end], pack["loss"][start:end])
+        start = end

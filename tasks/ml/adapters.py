@@ -61,9 +61,9 @@ def train(params: TrainParams, *, chat: Path, base: Path, checkpoints: Path, sec
     tuned = method.attach(model, params)
     keeper = Checkpoints(checkpoints, seconds)
     bare: Any = tuned.get_base_model()
-    rows, valid = chatset.read(chat / "train.parquet"), chatset.read(chat / "valid.parquet")
+    packs, valid = chatset.Packs(chat / "train"), chatset.read(chat / "valid.parquet")
     try:
-        result = training.fit(bare, rows, valid, params, keeper)
+        result = training.fit(bare, packs, valid, params, keeper)
     except torch.OutOfMemoryError:
         raise MemoryError from None
     trainable, total = tuned.get_nb_trainable_parameters()

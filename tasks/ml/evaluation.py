@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from tasks.core import events, manifest
 from tasks.core.params import EvaluateParams
 from tasks.data import chatset
 from tasks.data.chatset import Example
+from tasks.data.rows import Message
 from tasks.data.tokens import ChatTokenizer
 from tasks.ml import export, generation, loading, metrics, packing, training
 
@@ -41,7 +43,8 @@ def run(params: EvaluateParams, *, target: str, chat: Path, base: Path, model: P
     loss_seconds, started = time.perf_counter() - started, time.perf_counter()
     texts, generated = generation.answer(judged, tokenizer, examples, params, f"evaluate {target}: answers")
     generate_seconds = time.perf_counter() - started
-    rows = _rows(examples, losses, texts, params.metrics)
+    references = [_reference(tokenizer, example) for example in examples]
+    rows = _rows(examples, references, losses, texts, params.metrics)
     total = sum(count for _, count in losses)
     mean = sum(loss * count for loss, count in losses) / max(1, total)
     return Report(rows, {
@@ -66,17 +69,28 @@ def load(target: str, base: Path, model: Path) -> PreTrainedModel:
 
 
 def _rows(
-    examples: Sequence[Example], losses: Sequence[tuple[float, int]], texts: Sequence[str], names: Sequence[str]
-) -> list[dict[str, Any]]:
-    references = [example.conversation[-1].content for example in examples]
+    examples: Sequence[Example], references: Sequence[str], losses: Sequence[tuple[float, int]],
+    texts: Sequence[str], names: Sequence[str],
+) -> list[dict[str, Any]]:  # fmt: skip
     values = {name: metrics.compute(name, texts, references) for name in names}
     return [
         {
             "id": example.id, "tags": example.tags,
-            "prompt": [message.model_dump() for message in example.conversation[:-1]],
+            "prompt": [{"role": message.role, "content": _words(message)} for message in example.conversation[:-1]],
             "reference": references[place], "prediction": texts[place],
             "loss": losses[place][0], "tokens": losses[place][1],
             "metrics": {name: values[name][place] for name in names},
         }
         for place, example in enumerate(examples)
     ]  # fmt: skip
+
+
+def _reference(tokenizer: ChatTokenizer, example: Example) -> str:
+    """The last answer as a model would give it back, tool calls included: what the tokens after the prompt say."""
+    prompt = tokenizer.prompt(example.conversation, example.functions)
+    return tokenizer.decode(example.ids[len(prompt) :])
+
+
+def _words(message: Message) -> str:
+    calls = [json.dumps(call.model_dump(exclude_none=True), ensure_ascii=False) for call in message.tool_calls]
+    return "\n".join([message.text, *calls]).strip("\n") if calls else message.text

@@ -17,7 +17,7 @@ def answer(
     model: PreTrainedModel, tokenizer: ChatTokenizer, examples: Sequence[Example], params: EvaluateParams, what: str
 ) -> tuple[list[str], int]:
     """The model's answer to each row's prompt, in the rows' order, and how many tokens were generated."""
-    prompts = [tokenizer.prompt(example.conversation) for example in examples]
+    prompts = [tokenizer.prompt(example.conversation, example.functions) for example in examples]
     order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]), reverse=True)
     texts, generated = [""] * len(prompts), 0
     for start in range(0, len(order), params.batch_size):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from tasks.data.chatset import Example
+from tasks.data.chatset import Tokens
 
 ATTENTION = "tuneline_segments"
 SHORT = 512
@@ -28,12 +28,12 @@ class Pack:
     targets: Tensor
 
 
-def packs(examples: Sequence[Example], budget: int) -> Iterator[Pack]:
+def packs(examples: Sequence[Tokens], budget: int) -> Iterator[Pack]:
     """Split a batch into packs of at most `budget` tokens (a longer row is a pack of its own), in order.
 
     Law: every token that carries loss is the target of exactly one pack.
     """
-    current: list[Example] = []
+    current: list[Tokens] = []
     for example in examples:
         if current and sum(len(e.ids) for e in current) + len(example.ids) > budget:
             yield pack(current)
@@ -43,7 +43,7 @@ def packs(examples: Sequence[Example], budget: int) -> Iterator[Pack]:
         yield pack(current)
 
 
-def pack(examples: Sequence[Example]) -> Pack:
+def pack(examples: Sequence[Tokens]) -> Pack:
     ids = torch.tensor([token for example in examples for token in example.ids])
     positions = torch.cat([torch.arange(len(example.ids)) for example in examples])
     # The first token of a row has no predictor: its neighbour on the left belongs to another row.
@@ -93,7 +93,7 @@ def loss_sum(model: PreTrainedModel, pack: Pack) -> Tensor:
     return F.cross_entropy(logits.float(), pack.targets.to(logits.device), reduction="sum")
 
 
-def row_losses(model: PreTrainedModel, examples: Sequence[Example]) -> Iterator[tuple[Example, float, int]]:
+def row_losses(model: PreTrainedModel, examples: Sequence[Tokens]) -> Iterator[tuple[Tokens, float, int]]:
     """Each row's mean loss over its targets and their number, without gradients."""
     with torch.inference_mode():
         for example in examples:

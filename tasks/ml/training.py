@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from tasks.core import events
 from tasks.core.errors import DataError, ModelError
 from tasks.core.params import Optimizer, TrainParams
-from tasks.data.chatset import Example
+from tasks.data.chatset import Reading, Tokens
 from tasks.ml import packing
 from tasks.ml.checkpoints import Checkpoints, State
 
@@ -60,17 +60,18 @@ class Result:
 
 def fit(
     model: PreTrainedModel,
-    train: Sequence[Example],
-    valid: Sequence[Example],
+    train: Reading,
+    valid: Sequence[Tokens],
     params: TrainParams,
     checkpoints: Checkpoints,
 ) -> Result:
     """Train the parameters that require gradients, resuming from the newest whole checkpoint.
 
-    `model` is the bare model whose layers carry the adapter. SIGTERM: a checkpoint, then SystemExit(143).
+    `model` is the bare model whose layers carry the adapter; `train` are packs of rows, each read when its step comes.
+    SIGTERM: a checkpoint, then SystemExit(143).
     DataError: a batch gave a loss that is not finite; it names the rows.
     """
-    trainer = _Trainer(model, params, per_epoch=math.ceil(len(train) / params.batch.rows))
+    trainer = _Trainer(model, params, per_epoch=math.ceil(len(train) / params.batch.packs))
     state = checkpoints.newest()
     history, validations = trainer.restore(state) if state else ([], [Validation(0, mean_loss(model, valid))])
     every = max(1, trainer.steps // EVALUATIONS)
@@ -102,7 +103,7 @@ class _Trainer:
             self._masters.values(), lr=params.optimizer.learning_rate, weight_decay=params.optimizer.weight_decay
         )
 
-    def step(self, batch: Sequence[Example], history: Sequence[Record]) -> Record:
+    def step(self, batch: Sequence[Tokens], history: Sequence[Record]) -> Record:
         started, loss, targets = time.perf_counter(), 0.0, 0
         self._model.train()
         for master in self._masters.values():
@@ -187,11 +188,12 @@ class _Trainer:
         )
 
 
-def _batch(train: Sequence[Example], step: int, per_epoch: int, params: TrainParams) -> list[Example]:
-    """The rows of a step (from 1): each epoch is its own permutation, a function of the seed and the epoch."""
+def _batch(train: Reading, step: int, per_epoch: int, params: TrainParams) -> list[Tokens]:
+    """The rows of a step's packs (steps from 1): each epoch is its own permutation, a function of the seed and the epoch."""
     epoch, place = divmod(step - 1, per_epoch)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(params.seed + epoch)).tolist()
-    return [train[i] for i in order[place * params.batch.rows : (place + 1) * params.batch.rows]]
+    packs = order[place * params.batch.packs : (place + 1) * params.batch.packs]
+    return [row for number in packs for row in train[number]]
 
 
 def learning_rate(done: int, steps: int, optimizer: Optimizer) -> float:
@@ -204,7 +206,7 @@ def learning_rate(done: int, steps: int, optimizer: Optimizer) -> float:
     return optimizer.learning_rate * factor[optimizer.schedule]
 
 
-def mean_loss(model: PreTrainedModel, examples: Sequence[Example]) -> float:
+def mean_loss(model: PreTrainedModel, examples: Sequence[Tokens]) -> float:
     """Mean loss over all targets of the rows; NaN where there is none."""
     model.eval()
     losses = [(loss * count, count) for _, loss, count in packing.row_losses(model, examples)]

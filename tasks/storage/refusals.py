@@ -119,6 +119,11 @@ REFUSALS = (
         "somebody else wrote it first: read it again, then decide",
     ),
     _row(
+        ConflictError,
+        "NoSuchKey",
+        "it was removed meanwhile: list again, then decide",
+    ),
+    _row(
         ResourceError,
         "QuotaExceeded InsufficientStorage InsufficientCapacity XMinioStorageFull 507",
         "the store is full: free some space there, then run the same command again",

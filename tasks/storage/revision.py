@@ -25,8 +25,8 @@ AUTHOR = {
 @dataclass(frozen=True)
 class Snapshot:
     """`commit` holds exactly the files of the working tree; `head` is the branch's commit below it.
-    `changes` is the digest of the difference between the two, None where there is none; dvc.lock,
-    which every run rewrites, is no change."""
+    `changes` is the digest of the difference between the two, None where there is none; dvc.lock, which every run
+    rewrites, and the data's pointer, which every ingest does, are no change."""
 
     commit: str
     head: str
@@ -47,8 +47,17 @@ def snapshot(root: Path) -> Snapshot:
     if tree == _git(root, "rev-parse", f"{head}^{{tree}}"):
         return Snapshot(head, head, None)
     commit = _git(root, "commit-tree", tree, "-p", head, "-m", "tuneline: working tree", environment=AUTHOR)
-    difference = _git(root, "diff", "--binary", head, commit, "--", ".", ":!dvc.lock")
+    difference = _git(root, "diff", "--binary", head, commit, "--", ".", ":!dvc.lock", ":!data/raw.dvc")
     return Snapshot(commit, head, digest.of_bytes(difference.encode(errors="surrogateescape")) if difference else None)
+
+
+def record(root: Path, file: Path, message: str, tag: str | None) -> None:
+    """Commit one file on the user's branch, and nothing else of what lies there; then tag the commit, if wanted."""
+    _git(root, "add", "--force", "--", str(file))
+    if _git(root, "diff", "--cached", "--name-only", "--", str(file)):
+        _git(root, "commit", "--quiet", "--only", "-m", message, "--", str(file))
+    if tag is not None:
+        _git(root, "tag", "--force", tag)
 
 
 @contextmanager

@@ -59,6 +59,15 @@ class Head:
 
 
 @dataclass(frozen=True)
+class Item:
+    """An object as a listing names it: its key, size in bytes and entity tag."""
+
+    key: str
+    size: int
+    etag: str
+
+
+@dataclass(frozen=True)
 class Content:
     """A small object, whole, with the entity tag that `replace` wants."""
 
@@ -119,13 +128,18 @@ class Store:
             answer = _found(lambda: self._client.head_object(Bucket=self.bucket, Key=self._full(key)))
             return answer and Head(answer.get("ContentLength", 0), _etag(answer))
 
-    def keys(self, prefix: str) -> Iterator[str]:
-        """Every key that begins with `prefix`, in the store's order."""
+    def items(self, prefix: str) -> Iterator[Item]:
+        """Every object whose key begins with `prefix`, in the store's order."""
         pages = self._client.get_paginator("list_objects_v2")
         with self._asking("listing", prefix):
             for page in pages.paginate(Bucket=self.bucket, Prefix=self._full(prefix)):
                 for item in page.get("Contents", ()):
-                    yield item.get("Key", "").removeprefix(self._full(""))
+                    key = item.get("Key", "").removeprefix(self._full(""))
+                    yield Item(key, item.get("Size", 0), item.get("ETag", ""))
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Every key that begins with `prefix`, in the store's order."""
+        return (item.key for item in self.items(prefix))
 
     def folders(self, prefix: str) -> Iterator[str]:
         """The names right below `prefix` (which ends with `/`) that have something below them."""
@@ -179,7 +193,8 @@ class Store:
     def chunks(self, key: str, head: Head) -> Iterator[bytes]:
         """The object's bytes, a chunk at a time; a broken connection goes on where it broke.
 
-        Law: all chunks come from the one object that `head` describes: ConflictError if it was replaced meanwhile.
+        Law: all chunks come from the one object that `head` describes: ConflictError if it was replaced or removed
+        meanwhile.
         """
         offset = failures = 0
         with self._asking("reading", key):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
+import shutil
+import uuid
 from collections.abc import Generator, Mapping
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
@@ -11,7 +14,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from tasks.core.errors import DataError, ParamsError, StageFailed
+from tasks.core.errors import DataError, ParamsError, StageFailed, StorageError
+from tasks.core.layout import HOME, RAW
+from tasks.storage.process import held
 
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
 
@@ -149,6 +154,80 @@ def _reasons(status: Any, path: str = "") -> list[str]:
         heading = key in ("changed deps", "changed outs", "changed command")
         lines += _reasons(value, path if heading else key)
     return lines
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A place to make the next data version in, apart from the checkout but with its cache: `raw` is the corpus there."""
+
+    root: Path
+    remote: str
+
+    @property
+    def raw(self) -> Path:
+        return self.root / RAW
+
+    def restore(self, pointer: str) -> Path:
+        """The corpus that the pointer names, from the cache, or from the remote where the cache lacks it."""
+        file = Path(f"{self.raw}.dvc")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(pointer, encoding="utf-8")
+        with self._open() as repo:
+            repo.fetch([str(file)])
+            repo.checkout([str(file)], force=True)
+        return self.raw
+
+    def save(self) -> str:
+        """Put the corpus into the cache and the remote; the text of its pointer."""
+        with self._open() as repo:
+            repo.add(str(self.raw))
+            repo.push([f"{self.raw}.dvc"])
+        return Path(f"{self.raw}.dvc").read_text(encoding="utf-8")
+
+    @contextmanager
+    def _open(self) -> Generator[Any]:
+        from dvc.exceptions import DvcException
+        from dvc.repo import Repo
+
+        logging.getLogger("dvc").setLevel(logging.CRITICAL)
+        remote = {"core": {"remote": "tuneline"}, "remote": {"tuneline": {"url": self.remote, "verify": True}}}
+        try:
+            with chdir(self.root), Repo(str(self.root), config=remote) as repo:
+                yield repo
+        except (DvcException, FileNotFoundError) as error:
+            raise DataError(f"the shards of {self.raw} with {self.remote}: {error}; run the command again") from None
+        except OSError as error:
+            raise StorageError(f"the shards in {self.remote}: {error}; check the AWS_* variables") from None
+
+
+@contextmanager
+def scratch(checkout: Path, remote: str) -> Generator[Scratch]:
+    """A scratch repository below the checkout, gone when the block ends. What killed ones left is removed first."""
+    checkout = checkout.absolute()
+    home = checkout / HOME / "scratch"
+    home.mkdir(parents=True, exist_ok=True)
+    _sweep(home)
+    root = home / uuid.uuid4().hex
+    with held(root.with_suffix(".lock"), fcntl.LOCK_EX):
+        try:
+            (root / RAW).parent.mkdir(parents=True)
+            (root / ".dvc").mkdir()
+            (root / ".dvc" / "config").write_text(
+                "[core]\n    no_scm = true\n    analytics = false\n", encoding="utf-8"
+            )
+            share_cache(root, checkout)
+            yield Scratch(root, remote)
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
+            root.with_suffix(".lock").unlink(missing_ok=True)
+
+
+def _sweep(home: Path) -> None:
+    for lock in home.glob("*.lock"):
+        with held(lock, fcntl.LOCK_EX | fcntl.LOCK_NB) as dead:
+            if dead:
+                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+                lock.unlink(missing_ok=True)
 
 
 def share_cache(workspace: Path, checkout: Path) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from tasks.core import manifest
-from tests import tiny
 from tests.project import Project, Ran
 
 
@@ -21,7 +20,7 @@ from tests.project import Project, Ran
 def project(tmp_path: Path, tiny_base: Path, services: dict[str, str]) -> Project:
     name = f"tiny-{tmp_path.name[-40:]}".lower().replace("_", "-")
     made = Project(tmp_path / "project", tiny_base, services, publish={"name": name})
-    made("tuneline", "ingest", "data/sample")
+    made("tuneline", "data", "ingest", "data/sample")
     return made
 
 
@@ -83,7 +82,9 @@ def test_the_ui_has_the_run_s_artifacts_and_cached_states(ran: Ran) -> None:
             )
         }
         newest = client.read_task_runs(flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": [runs[0].id]}}))
-    assert {"training-loss", "progress-train", "comparison", "samples", "model-card", "version"} <= set(keys)
+    assert {"training-loss", "progress-train", "comparison", "samples", "model-card", "data-card", "version"} <= set(
+        keys
+    )
     assert "data:image/svg+xml;base64," in str(keys["training-loss"])
     assert "nf4" in str(keys["comparison"]) and before["version"] in str(keys["version"])
     states = {run.name: run.state_name for run in newest}
@@ -201,34 +202,3 @@ def test_a_store_that_refuses_is_one_message(project: Project, changes: dict[str
     assert "wrongwrong" not in failed.stderr
     refused = project("tuneline", "run", code=11, **changes).stderr
     assert says in refused.splitlines()[-1] and "fetch" not in refused and "wrongwrong" not in refused
-
-
-def test_a_malformed_row_leaves_the_corpus_as_it_was(project: Project) -> None:
-    before = manifest.verify(project.folder / "data" / "raw")
-    (project.folder / "data" / "sample" / "day2.jsonl").write_text('{"id": "x", "messages": []}\n')
-    failed = project("tuneline", "ingest", "data/sample", code=3)
-    assert failed.stderr.strip().splitlines()[-1].startswith("error: data/sample/day2.jsonl:1: ")
-    assert manifest.verify(project.folder / "data" / "raw") == before
-
-
-def test_ingesting_again_changes_no_byte_and_new_rows_are_a_shard(project: Project) -> None:
-    pointer = project.folder / "data" / "raw.dvc"
-    before = pointer.read_bytes()
-    project("tuneline", "ingest", "data/sample")
-    assert pointer.read_bytes() == before
-    tiny.write_rows(project.folder / "data" / "sample" / "day2.jsonl", 20, start=50)
-    told = project("tuneline", "ingest", "data/sample")
-    assert "seen 80 accepted 10 duplicate 70" in told.stderr
-    assert pointer.read_bytes() != before
-    assert set(manifest.read(project.folder / "data" / "raw").files) == {"day1.jsonl", "day2.jsonl"}
-
-
-def test_a_corpus_that_the_cache_lacks_is_not_overwritten(project: Project) -> None:
-    pointer = (project.folder / "data" / "raw.dvc").read_bytes()
-    shutil.rmtree(project.folder / "data" / "raw")
-    shutil.rmtree(project.folder / ".dvc" / "cache")
-    tiny.write_rows(project.folder / "other" / "day9.jsonl", 5, start=100)
-    for _ in range(2):
-        failed = project("tuneline", "ingest", "other", code=3)
-        assert "dvc pull" in failed.stderr
-    assert (project.folder / "data" / "raw.dvc").read_bytes() == pointer

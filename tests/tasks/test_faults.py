@@ -47,11 +47,10 @@ def big_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepared(folder: Path, base: Path) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(tiny.params(base)))
-    tiny.write_rows(folder / "landing" / "day1.jsonl", 40)
+    tiny.make_raw(folder / "raw", 40)
     for name, flags in (
         ("fetch", ["--out", "base"]),
-        ("ingest", ["--source", "landing", "--out", "raw"]),
-        ("prepare", ["--raw", "raw", "--base", "base", "--out", "chat"]),
+        ("prepare", ["--raw", "raw", "--base", "base", "--out", "chat", "--report", "data"]),
     ):
         assert step(folder, name, *flags).returncode == 0
 

@@ -13,7 +13,6 @@ from tasks.core.params import Params
 from tasks.data import chatset
 from tasks.evaluate import evaluate
 from tasks.fetch import fetch
-from tasks.ingest import ingest
 from tasks.merge import merge
 from tasks.ml import methods
 from tasks.prepare import prepare
@@ -26,8 +25,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
     folder = tmp_path_factory.mktemp("steps")
     params = Params.model_validate(tiny.params(tiny_base))
     fetch(params.fetch, out=folder / "base")
-    ingest(source=tiny.write_rows(folder / "day1.jsonl", 60), out=folder / "raw")
-    prepare(params.prepare, raw=folder / "raw", base=folder / "base", out=folder / "chat")
+    tiny.make_raw(folder / "raw")
+    prepare(
+        params.prepare, raw=folder / "raw", base=folder / "base", out=folder / "chat", report=folder / "data-report"
+    )  # fmt: skip
     return folder
 
 

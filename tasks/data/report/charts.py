@@ -56,7 +56,7 @@ def loss_curves(history: History) -> str:
     """Loss over optimizer steps; on long runs the mean of neighbouring steps in front of the single ones."""
     from matplotlib.ticker import MaxNLocator
 
-    with _chart("loss") as (figure, axes):
+    with chart("loss") as (figure, axes):
         over = max(1, len(history.train) // 20) if len(history.train) >= SMOOTH_FROM else 1
         if over > 1:
             _curve(axes, history.train, "training, each step", FIRST, linewidth=0.8, alpha=0.4)
@@ -71,7 +71,7 @@ def loss_curves(history: History) -> str:
         axes.set_ylim(0, 1.08 * max(point.loss for point in (*history.train, *history.valid)) or 1.0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False, labelcolor=INK)
-        return _svg(figure, "loss")
+        return svg(figure, "loss")
 
 
 def _curve(axes: Axes, points: Sequence[Point], label: str, color: str, **style: Any) -> None:
@@ -90,7 +90,7 @@ def as_image(svg: str) -> str:
 
 def quality_against_size(dots: Sequence[Dot], label: str, unit: units.Unit) -> str:
     """Each target where its size and its quality put it, named beside its dot."""
-    with _chart("size") as (figure, axes):
+    with chart("size") as (figure, axes):
         axes.set_xscale("log")
         axes.plot(
             [dot.size for dot in dots],
@@ -109,7 +109,7 @@ def quality_against_size(dots: Sequence[Dot], label: str, unit: units.Unit) -> s
             _share_axis(axes, max(dot.quality for dot in dots))
         figure.draw_without_rendering()
         _name(axes, dots)
-        return _svg(figure, "size")
+        return svg(figure, "size")
 
 
 def _size_axis(axes: Axes, sizes: Sequence[float]) -> None:
@@ -153,7 +153,7 @@ def _name(axes: Axes, dots: Sequence[Dot]) -> None:
 
 
 @contextmanager
-def _chart(name: str) -> Generator[tuple[Figure, Axes]]:
+def chart(name: str) -> Generator[tuple[Figure, Axes]]:
     """A figure without pyplot's global state, in the page's restrained manner whatever the user's matplotlibrc says."""
     from matplotlib.figure import Figure
     from matplotlib.style import context
@@ -170,7 +170,7 @@ def _chart(name: str) -> Generator[tuple[Figure, Axes]]:
         yield figure, figure.subplots()
 
 
-def _svg(figure: Figure, name: str) -> str:
+def svg(figure: Figure, name: str) -> str:
     """The bare element: no prolog, namespace, fixed size or font of its own; ids unique in a page of several charts.
 
     The page describes it in its elements `<name>-title` and `<name>-summary`.

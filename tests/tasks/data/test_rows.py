@@ -1,92 +1,176 @@
-"""Every row is taken whole or refused by name; splits move no row when others arrive."""
+"""A row is whole or refused by name, reads back equal, and its digests see what they should and no more."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from tasks.core.errors import DataError
-from tasks.core.params import Splits
-from tasks.data import rows, splits
-from tests import tiny
+from tasks.data.rows import ImagePart, Message, Row, TextPart, ToolCall
 
-GOOD = {"id": "1", "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
-
-
-def test_the_sample_corpus_reads(tmp_path: Path) -> None:
-    read = list(rows.read_folder(Path(__file__).parents[3] / "data" / "sample"))
-    assert len(read) == 600
-    assert len({row.id for row in read}) == 600
-    assert len({row.group for row in read}) == 600
+USER, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+CALL = {"role": "assistant", "tool_calls": [{"name": "f", "arguments": {"x": 1}}]}
+RESULT = {"role": "tool", "content": "r"}
+SYSTEM = {"role": "system", "content": "s"}
 
 
-def messages(*roles: str) -> dict[str, Any]:
-    return {"id": "1", "messages": [{"role": role, "content": "x"} for role in roles]}
+def row(*messages: dict[str, Any], **fields: Any) -> Row:
+    return Row.model_validate({"id": "1", "messages": messages, **fields})
+
+
+texts = st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda text: bool(text.strip()))
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | texts
+    | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+arguments = st.dictionaries(texts, values, max_size=3)
+parts = st.builds(TextPart, type=st.just("text"), text=texts) | st.builds(ImagePart, type=st.just("image"), image=texts)
+contents = texts | st.lists(parts, min_size=1, max_size=3).map(tuple)
+tool_calls = st.lists(
+    st.builds(ToolCall, name=texts, arguments=arguments, id=st.none() | texts), min_size=1, max_size=2
+)
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> tuple[Message, ...]:
+    messages = [Message(role="system", content=draw(texts))] if draw(st.booleans()) else []
+    for _ in range(draw(st.integers(1, 2))):
+        messages.append(Message(role="user", content=draw(contents)))
+        if draw(st.booleans()):
+            calls = tuple(draw(tool_calls))
+            messages.append(Message(role="assistant", content=draw(st.just("") | texts), tool_calls=calls))
+            messages += [Message(role="tool", content=draw(texts)) for _ in calls]
+        messages.append(Message(role="assistant", content=draw(contents)))
+    return tuple(messages)
+
+
+rows = st.builds(
+    Row,
+    id=texts,
+    messages=conversations(),
+    tools=st.lists(arguments, max_size=2).map(tuple),
+    source=st.just("") | texts,
+    weight=st.floats(0, 100, exclude_min=True),
+    tags=st.lists(texts, max_size=2).map(tuple),
+)
+
+
+@given(rows)
+def test_a_row_reads_back_from_one_line(made: Row) -> None:
+    line = made.to_line()
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+    again = Row.from_line(line)
+    assert again == made
+    assert again.to_line() == line
+    assert again.content_digest == made.content_digest
+    assert again.group == made.group
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    "messages",
     [
-        (b"{", "not a JSON object"), (b"[1]", "valid dictionary or instance"), (b'{"id": "1"}', "messages"),
-        (b'{"id": "1", "messages": [], "id": "2"}', "'id' stands twice"), (b'{"id": NaN}', "NaN is not JSON"),
-        (b'\xff\xfe{"id"', "not UTF-8"), (b"[" * 100_000, "not a JSON object"),
-        (b'{"id": "1", "messages": [{"role": "user", "content": "\\ud800"}]}', "surrogates"),
-        (json.dumps(messages()).encode(), "found none"),
-        (json.dumps(messages("user")).encode(), "found user"),
-        (json.dumps(messages("assistant", "user")).encode(), "found assistant, user"),
-        (json.dumps(messages("system", "system", "user", "assistant")).encode(), "in turn"),
-        (json.dumps(messages("user", "robot")).encode(), "messages.1.role"),
-        (json.dumps({"id": "1", "messages": [{"role": "user", "content": " \n"}]}).encode(), "user message is blank"),
-        (json.dumps({"id": "1", "messages": [{"role": "user", "content": None}]}).encode(), "messages.0.content"),
-        (json.dumps({**GOOD, "lable": 1}).encode(), "lable"),
+        (USER, ANSWER), (SYSTEM, USER, ANSWER), (USER, ANSWER, USER, ANSWER), (USER, CALL), (USER, CALL, RESULT, ANSWER),
+        (USER, CALL, RESULT, RESULT, CALL, RESULT, ANSWER), (USER, CALL, RESULT, ANSWER, USER, ANSWER),
     ],
 )  # fmt: skip
-def test_a_malformed_row_is_named_by_file_and_line(tmp_path: Path, line: bytes, says: str) -> None:
-    file = tmp_path / "day.jsonl"
-    file.write_bytes(json.dumps(GOOD).encode() + b"\n\n" + line + b"\n")
-    with pytest.raises(DataError) as caught:
-        list(rows.read(file))
-    assert f"{file}:3: " in str(caught.value)
+def test_these_take_turns(messages: tuple[dict[str, Any], ...]) -> None:
+    assert len(row(*messages).messages) == len(messages)
+
+
+@pytest.mark.parametrize(
+    ("messages", "says"),
+    [
+        ((), "found no messages"),
+        ((SYSTEM,), "found system"),
+        ((ANSWER,), "begins with the assistant"),
+        ((RESULT, ANSWER), "begins with the tool"),
+        ((USER,), "there is no answer to learn"),
+        ((USER, ANSWER, USER), "there is no answer to learn"),
+        ((USER, CALL, RESULT), "there is no answer to learn"),
+        ((SYSTEM, SYSTEM, USER, ANSWER), "begins with the system"),
+        ((USER, SYSTEM, ANSWER), "turn 2 is the system's after the user's"),
+        ((USER, USER, ANSWER), "turn 2 is the user's after the user's: expected the assistant's"),
+        ((SYSTEM, USER, ANSWER, ANSWER), "turn 4 is the assistant's after the assistant's: expected the user's"),
+        ((USER, ANSWER, RESULT, ANSWER), "turn 3 is the tool's after the assistant's: expected the user's turn"),
+        ((USER, CALL, USER, ANSWER), "turn 3 is the user's after the assistant's: expected the tool's result"),
+        ((USER, CALL, ANSWER), "expected the tool's result"),
+        ((USER, RESULT, ANSWER), "turn 2 is the tool's after the user's"),
+    ],
+)
+def test_these_are_out_of_turn(messages: tuple[dict[str, Any], ...], says: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        row(*messages)
     assert says in str(caught.value)
 
 
-@pytest.mark.parametrize("harmless", [b"\xef\xbb\xbf%s\n", b"%s\r\n", b"\n\n%s", b"%s"])
-def test_byte_order_mark_and_line_ends_do_no_harm(tmp_path: Path, harmless: bytes) -> None:
-    (tmp_path / "day.jsonl").write_bytes(harmless % json.dumps(GOOD).encode())
-    assert [row.id for row in rows.read(tmp_path / "day.jsonl")] == ["1"]
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        ({"role": "user", "content": " \n"}, "the user message is blank"),
+        ({"role": "user", "content": []}, "blank"),
+        ({"role": "user", "content": [{"type": "text", "text": " "}]}, "blank"),
+        ({"role": "user"}, "blank"),
+        ({"role": "user", "content": None}, "valid string"),
+        (
+            {"role": "user", "content": "x", "tool_calls": [{"name": "f", "arguments": {}}]},
+            "only an assistant calls tools",
+        ),
+        ({"role": "robot", "content": "x"}, "role"),
+        ({"role": "user", "content": "x", "name": "y"}, "name"),
+        ({"role": "user", "content": [{"text": "x"}]}, "type"),
+        ({"role": "user", "content": [{"type": "image", "image": ""}]}, "image"),
+    ],
+)
+def test_a_message_that_is_none_is_refused(message: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        row(message, ANSWER)
+    assert says in str(caught.value)
 
 
-def test_a_row_reads_back(tmp_path: Path) -> None:
-    file = tiny.write_rows(tmp_path / "day.jsonl", 50)
-    read = list(rows.read(file))
-    (tmp_path / "again.jsonl").write_text("".join(row.to_line() for row in read), encoding="utf-8")
-    assert list(rows.read(tmp_path / "again.jsonl")) == read
+@pytest.mark.parametrize("fields", [{"lable": 1}, {"id": ""}, {"weight": 0}, {"weight": 101}, {"tags": [""]}])
+def test_a_field_that_is_wrong_is_refused_by_name(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(fields))):
+        row(USER, ANSWER, **fields)
 
 
-def test_case_and_spacing_of_the_prompt_don_t_part_a_group() -> None:
-    other = {"id": "2", "messages": [{"role": "user", "content": " Q\n"}, {"role": "assistant", "content": "other"}]}
-    assert rows.Row.model_validate(GOOD).group == rows.Row.model_validate(other).group
+def test_the_words_and_the_images_of_parts() -> None:
+    content = [{"type": "text", "text": "a"}, {"type": "image", "image": "x.jpg"}, {"type": "text", "text": "b"}]
+    made = row({"role": "user", "content": content}, ANSWER)
+    assert made.messages[0].text == "ab"
+    assert made.images == made.messages[0].images == ("x.jpg",)
+    assert row(USER, ANSWER).images == ()
 
 
-@given(st.lists(st.text(), unique=True, min_size=1), st.floats(0, 0.4), st.floats(0, 0.4))
-def test_adding_rows_moves_none(groups: list[str], valid: float, test: float) -> None:
-    shares = Splits(valid=valid, test=test)
-    alone = {group: splits.place(group, shares, "salt") for group in groups}
-    assert all(splits.place(group, shares, "salt") == place for group, place in reversed(alone.items()))
+@given(rows, texts, texts)
+def test_the_content_s_digest_is_of_the_content_alone(made: Row, name: str, tag: str) -> None:
+    assert (
+        made.model_copy(update={"id": name, "source": tag, "tags": (tag,), "weight": 2}).content_digest
+        == made.content_digest
+    )
 
 
-def test_shares_are_kept() -> None:
-    places = [splits.place(str(number), Splits(valid=0.1, test=0.2), "salt") for number in range(10_000)]
-    assert abs(places.count("test") - 2000) < 200
-    assert abs(places.count("valid") - 1000) < 150
+def test_the_content_s_digest_sees_each_part_of_the_content() -> None:
+    image = {"role": "user", "content": [{"type": "text", "text": "q"}, {"type": "image", "image": "x"}]}
+    different = [
+        row(USER, ANSWER), row(SYSTEM, USER, ANSWER), row({"role": "user", "content": "Q"}, ANSWER), row(image, ANSWER),
+        row(USER, CALL), row(USER, ANSWER, tools=[{"name": "f"}]),
+    ]  # fmt: skip
+    assert len({made.content_digest for made in different}) == len(different)
 
 
-def test_a_larger_share_takes_no_row_out_of_the_test_split() -> None:
-    for number in range(1000):
-        if splits.place(str(number), Splits(test=0.1), "s") == "test":
-            assert splits.place(str(number), Splits(test=0.3), "s") == "test"
+def test_a_group_has_the_same_prompt_case_spacing_and_punctuation_aside() -> None:
+    one = row({"role": "user", "content": "Is it open?"}, ANSWER)
+    assert one.group == row({"role": "user", "content": " is IT\nopen"}, {"role": "assistant", "content": "b"}).group
+    assert one.group != row({"role": "user", "content": "Is it closed?"}, ANSWER).group
+    assert row({"role": "user", "content": "?"}, ANSWER).group != row({"role": "user", "content": "!"}, ANSWER).group
+    seen = [row({"role": "user", "content": [{"type": "image", "image": name}]}, ANSWER).group for name in "ab"]
+    assert seen[0] != seen[1]

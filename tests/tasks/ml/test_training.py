@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 
 from tasks.core.errors import DataError, ParamsError
 from tasks.core.params import Batch, Optimizer, TrainParams
-from tasks.data.chatset import Example
+from tasks.data.chatset import Segment
 from tasks.ml import loading, methods, packing, training
 from tasks.ml.checkpoints import Checkpoints
 
-PARAMS = TrainParams(rank=4, epochs=2, dtype="float32", batch=Batch(rows=4, micro_tokens=64))
+PARAMS = TrainParams(rank=4, epochs=2, dtype="float32", batch=Batch(packs=4, micro_tokens=64))
 
 
-def example(number: int, length: int) -> Example:
+def example(number: int, length: int) -> Segment:
     ids = [(number * 31 + place * 7) % 300 + 3 for place in range(length)]
-    return Example(str(number), [], "[]", ids, [place >= length // 2 for place in range(length)])
+    return Segment(str(number), ids, [place >= length // 2 for place in range(length)])
 
 
 ROWS = [example(number, 8 + number % 13) for number in range(20)]
@@ -76,17 +76,17 @@ def test_long_segments_agree_with_short_ones(tiny_base: Path, monkeypatch: pytes
 
 
 def fit(
-    base: Path, folder: Path, params: TrainParams = PARAMS, rows: Sequence[Example] = ROWS, seconds: float = 1e9
+    base: Path, folder: Path, params: TrainParams = PARAMS, rows: Sequence[Segment] = ROWS, seconds: float = 1e9
 ) -> Any:
     torch.manual_seed(params.seed)
     tuned = methods.find(params.method).attach(model(base, loading.compute_dtype(params.dtype)), params)
     bare: Any = tuned.get_base_model()
-    result = training.fit(bare, rows, rows[:3], params, Checkpoints(folder, seconds))
+    result = training.fit(bare, [[row] for row in rows], rows[:3], params, Checkpoints(folder, seconds))
     return {name: value for name, value in bare.named_parameters() if value.requires_grad}, result
 
 
 def test_micro_batches_change_no_step(tiny_base: Path, tmp_path: Path) -> None:
-    whole = PARAMS.model_copy(update={"batch": Batch(rows=4, micro_tokens=1000)})
+    whole = PARAMS.model_copy(update={"batch": Batch(packs=4, micro_tokens=1000)})
     losses = [[record.loss for record in fit(tiny_base, tmp_path, params)[1].history] for params in (PARAMS, whole)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
@@ -218,5 +218,5 @@ def test_the_record_of_a_step_is_complete(tiny_base: Path, tmp_path: Path) -> No
     training.write_reports(result, tmp_path)
     lines = (tmp_path / "history.csv").read_text().splitlines()
     assert lines[0].split(",") == [field.name for field in dataclasses.fields(training.Record)]
-    assert len(lines) == 1 + 2 * math.ceil(len(ROWS) / PARAMS.batch.rows)
+    assert len(lines) == 1 + 2 * math.ceil(len(ROWS) / PARAMS.batch.packs)
     assert result.history[-1].tokens == 2 * sum(len(row.ids) for row in ROWS)
