@@ -38,7 +38,7 @@ lint: install
 	basedpyright
 
 bench: install ## every benchmark, in its quick form
-	for script in overhead demo; do python benchmarks/$$script.py --quick || exit 1; done
+	for script in overhead demo prepare; do python benchmarks/$$script.py --quick || exit 1; done
 
 lock: ## pin every dependency anew; no package host is named
 	$(BIN)/pip install --quiet uv

@@ -235,14 +235,14 @@ def _keep(
     stops = np.concatenate([[0], np.cumsum(lengths[fits])])
     loss = flat.loss[tokens]
     _write(file, rows, stops, flat.ids[tokens], loss, whole=split != "train")
-    digests = [row.content_digest for row in rows]
     profile = Accumulator()
     for row in rows:
         profile.add(row)
     return Kept(
-        file, [row.id for row in rows], [row.source for row in rows], digests if split == "test" else [],
+        file, [row.id for row in rows], [row.source for row in rows],
+        [row.content_digest for row in rows] if split == "test" else [],
         lengths[fits].astype(np.int32), np.add.reduceat(loss, stops[:-1], dtype=np.int32),
-        np.array([_point(worker.params.salt, digest) for digest in digests]),
+        np.array([_point(worker.params.salt, row) for row in rows]),
         np.array([row.weight for row in rows], dtype=np.float32),
         np.array([int(each.group[:16], 16) for each in fitting], dtype=np.uint64),
         _signatures(rows, worker.params), _hits(rows, worker.params, knowledge) if split == "train" else None,
@@ -268,9 +268,10 @@ def _grams(file: Path) -> np.ndarray:
     return np.load(file, mmap_mode="r")
 
 
-def _point(salt: str, digest: str) -> float:
+def _point(salt: str, row: Row) -> float:
     """A hash in [0, 1), independent of the one that chose the split."""
-    return int.from_bytes(hashlib.sha256(f"{salt}\0mix\0{digest}".encode()).digest()[:8], "big") / 2**64
+    key = f"{salt}\0mix\0{row.id}\0{row.messages[-1].text}".encode()
+    return int.from_bytes(hashlib.sha256(key).digest()[:8], "big") / 2**64
 
 
 def _write(

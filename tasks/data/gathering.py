@@ -256,7 +256,7 @@ class Gathering:
         with chatset.PackWriter(folder / "train") as writer:
             tokens = _Tokens(train)
             for pack in best_fit.plan(order, sizes, self._params.pack.tokens):
-                writer.add(*tokens.pack(pack))
+                writer.add(*tokens.of(pack))
                 packs += 1
         return Packed(packs, len(order), int(sizes[order].sum(dtype=np.int64)))
 
@@ -269,25 +269,40 @@ class _Tokens:
     """Random access to the tokens of a split's rows, a few blocks open at a time."""
 
     def __init__(self, rows: Rows) -> None:
-        self._rows = rows
+        self._files = [kept.file for kept in rows.kept]
         self._open = lru_cache(OPEN_BLOCKS)(_open)
+        numbers = np.arange(len(rows))
+        self._blocks = np.searchsorted(rows.starts, numbers, side="right") - 1
+        self._places = numbers - rows.starts[self._blocks]
 
-    def pack(self, rows: Sequence[int]) -> tuple[list[str], list[int], np.ndarray, np.ndarray]:
+    def of(self, rows: Sequence[int]) -> tuple[list[str], list[int], np.ndarray, np.ndarray]:
         """Ids and lengths of the rows, their token ids and their loss marks end to end."""
-        parts = [self._row(row) for row in rows]
-        ids, loss = np.concatenate([ids for _, ids, _ in parts]), np.concatenate([loss for _, _, loss in parts])
-        return [id for id, _, _ in parts], [len(ids) for _, ids, _ in parts], ids, loss
+        names, sizes, ids, loss = list[str](), list[int](), list[np.ndarray](), list[np.ndarray]()
+        for block, place in zip(self._blocks[rows].tolist(), self._places[rows].tolist(), strict=True):
+            opened = self._open(self._files[block])
+            start, end = opened.stops[place], opened.stops[place + 1]
+            names.append(opened.names[place])
+            sizes.append(end - start)
+            ids.append(opened.ids[start:end])
+            loss.append(opened.loss[start:end])
+        return names, sizes, np.concatenate(ids), np.concatenate(loss)
 
-    def _row(self, row: int) -> tuple[str, np.ndarray, np.ndarray]:
-        block, place = self._rows.place(row)
-        offsets, ids, loss = self._open(self._rows.kept[block].file)
-        start, end = offsets[place], offsets[place + 1]
-        return self._rows.ids[block][place].as_py(), ids[start:end], loss[start:end]
+
+@dataclass(frozen=True)
+class _Opened:
+    """A block's rows: row i has `ids[stops[i]:stops[i + 1]]` and as many loss marks."""
+
+    names: list[str]
+    stops: list[int]
+    ids: np.ndarray
+    loss: np.ndarray
 
 
-def _open(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Offsets, token ids and loss marks of a block's rows, end to end."""
+def _open(file: Path) -> _Opened:
     with pa.OSFile(str(file), "rb") as source:
         (batch,) = pa.ipc.open_file(source).read_all().to_batches()
     ids, loss = batch.column("ids"), batch.column("loss")
-    return ids.offsets.to_numpy(), ids.values.to_numpy(), loss.values.to_numpy(zero_copy_only=False)
+    return _Opened(
+        batch.column("id").to_pylist(), ids.offsets.to_pylist(), ids.values.to_numpy(),
+        loss.values.to_numpy(zero_copy_only=False),
+    )  # fmt: skip

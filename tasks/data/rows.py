@@ -105,8 +105,8 @@ class Row(_Value):
     def group(self) -> str:
         """Digest of the prompts, case, spacing and punctuation aside: rows of a group stay in one split."""
         asked = " ".join(message.text for message in self.messages if message.role in ("system", "user"))
-        images = [image for message in self.messages for image in message.images]
-        return digest.of_value([" ".join(_WORD.findall(asked.casefold())) or asked, *images])
+        words = " ".join(_WORD.findall(asked.casefold())) or asked
+        return digest.of_bytes("\0".join([words, *self.images]).encode())
 
     @property
     def images(self) -> tuple[str, ...]:

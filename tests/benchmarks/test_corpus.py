@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import corpus
-from benchmarks.corpus import Conversation, Corpus, Made
+from benchmarks.measuring import corpus
 from benchmarks.measuring.child import Unprepared
+from benchmarks.measuring.corpus import Conversation, Corpus, Made
 from tasks.data.rows import Row
 
 real_data = pytest.mark.skipif(not corpus.DATA.is_dir(), reason=f"{corpus.DATA} is absent: nothing to make rows from")

@@ -22,7 +22,7 @@ import orjson
 
 from benchmarks.measuring.child import Unprepared
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 REPEATED = 10
 """One row in so many is an exact duplicate: 10 %."""
 NEAR = 16
