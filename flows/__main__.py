@@ -74,7 +74,7 @@ def _data(command: argparse.ArgumentParser) -> None:
     diff.add_argument("old")
     diff.add_argument("new", nargs="?", default="latest")
     drift = actions.add_parser("drift", help="how far the rows that arrived since a version are from it")
-    drift.add_argument("reference", help="the version that the champion was trained on")
+    drift.add_argument("reference", help="a data version (v3), or a model (NAME, NAME@v2): what it was trained on")
     drift.add_argument("--limit", type=float, default=0.2, help="exit code 1 above it, noise aside (default: 0.2)")
     checkout = actions.add_parser("checkout", help="make data/raw a version, every digest checked")
     checkout.add_argument("version", help="v3, or latest")

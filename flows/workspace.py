@@ -15,7 +15,7 @@ from typing import Any
 from tasks.core import layout, params
 from tasks.core.params import Params
 from tasks.storage import revision
-from tasks.storage.process import held
+from tasks.storage.process import abandoned, owned
 from tasks.storage.revision import Snapshot
 from tasks.storage.versions import Pipeline, share_cache
 
@@ -44,8 +44,9 @@ def workspace(checkout: Path, name: str, chosen: Params) -> Generator[Workspace]
     overrides = params.difference(params.load(checkout / params.FILE), chosen)
     runs = checkout / layout.HOME / "runs"
     runs.mkdir(parents=True, exist_ok=True)
-    _sweep(checkout, runs)
-    with _owned(runs / f"{name}.lock"), revision.worktree(checkout, taken.commit, runs / name) as root:
+    for dead in abandoned(runs):
+        revision.remove(checkout, dead)
+    with owned(runs / name), revision.worktree(checkout, taken.commit, runs / name) as root:
         share_cache(root, checkout)
         os.environ["TUNELINE_WORK"] = str(checkout / ".work")  # checkpoints outlive the workspace
         pipeline = Pipeline(root)
@@ -69,25 +70,6 @@ def bring_back(run: Workspace) -> bool:
         partial.replace(run.checkout / LOCK)
         Pipeline(run.checkout).checkout_outputs()
     return True
-
-
-@contextmanager
-def _owned(lock: Path) -> Generator[None]:
-    """The kernel gives this lock back when its run is killed: that is how `_sweep` tells the dead from the living."""
-    with held(lock, fcntl.LOCK_EX):
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
-
-
-def _sweep(checkout: Path, runs: Path) -> None:
-    """Remove the workspaces of runs that were killed."""
-    for lock in runs.glob("*.lock"):
-        with held(lock, fcntl.LOCK_EX | fcntl.LOCK_NB) as dead:
-            if dead:
-                revision.remove(checkout, lock.with_suffix(""))
-                lock.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tasks.core import manifest
 from tasks.core.manifest import Manifest
-from tasks.core.params import EvaluateParams
+from tasks.core.sections import EvaluateParams
 from tasks.core.step import main
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tasks.core import events, manifest
 from tasks.core.manifest import Manifest
-from tasks.core.params import FetchParams
+from tasks.core.sections import FetchParams
 from tasks.core.step import main
 from tasks.storage import bases
 

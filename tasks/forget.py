@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tasks.core import events, manifest
 from tasks.core.errors import ConflictError, DataError
-from tasks.core.params import DataParams
+from tasks.core.sections import DataParams
 from tasks.core.step import main
 from tasks.data import selection, shards
 from tasks.data.profile import Accumulator, Profile

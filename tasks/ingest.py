@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from tasks.core import events, manifest
 from tasks.core.errors import ConflictError, DataError
-from tasks.core.params import DataParams
+from tasks.core.sections import DataParams
 from tasks.core.step import main
 from tasks.data import shards
 from tasks.data.arrival import Account, Reader, reader

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tasks.core import manifest
 from tasks.core.manifest import Manifest
-from tasks.core.params import MergeParams
+from tasks.core.sections import MergeParams
 from tasks.core.step import main
 
 

@@ -15,7 +15,7 @@ import yaml
 
 from tasks.core import digest, events, layout, manifest, params
 from tasks.core.errors import IntegrityError
-from tasks.core.params import PublishParams
+from tasks.core.sections import PublishParams
 from tasks.core.step import main
 from tasks.storage import checkout, revision
 from tasks.storage.corpus import DEFAULT_REGISTRY

@@ -9,7 +9,7 @@ from typing import Any
 
 from tasks.core import events, manifest
 from tasks.core.manifest import Manifest
-from tasks.core.params import ReportParams
+from tasks.core.sections import ReportParams
 from tasks.core.step import main
 from tasks.data.report import card, comparison, lineage, page, samples, tables, training
 from tasks.data.report import evaluations as evaluated

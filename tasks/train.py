@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tasks.core import digest, layout, manifest
 from tasks.core.manifest import Manifest
-from tasks.core.params import TrainParams
+from tasks.core.sections import TrainParams
 from tasks.core.step import main
 
 CHECKPOINT_SECONDS = 30.0

@@ -82,7 +82,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def real_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default base model, SmolLM2-135M-Instruct, as `fetch` leaves it."""
-    from tasks.core.params import FetchParams
+    from tasks.core.sections import FetchParams
     from tasks.fetch import fetch
 
     folder = tmp_path_factory.mktemp("real-base") / "base"

@@ -68,7 +68,7 @@ def write_rows(file: Path, count: int, start: int = 0) -> Path:
 def make_raw(out: Path, count: int = 60) -> Path:
     """A corpus of the first rows of the sample corpus, as an ingest leaves it."""
     from tasks.core import manifest
-    from tasks.core.params import DataParams
+    from tasks.core.sections import DataParams
     from tasks.data import formats, shards
 
     with manifest.staged(out) as folder:

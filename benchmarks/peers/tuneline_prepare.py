@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.peers import task
 from benchmarks.peers.task import Answer
 from tasks.core import manifest
-from tasks.core.params import DataParams, PrepareParams
+from tasks.core.sections import DataParams, PrepareParams
 from tasks.core.step import QUIET
 from tasks.data import arrival, shards
 from tasks.data.seen import Seen

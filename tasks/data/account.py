@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tasks.core import digest, manifest, params
-from tasks.core.params import PrepareParams
+from tasks.core.sections import PrepareParams
 from tasks.data import blocks
 from tasks.data.drift import drift
 from tasks.data.gathering import Gathering, Packed

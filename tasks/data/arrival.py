@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tasks.core.errors import DataError
-from tasks.core.params import DataParams
+from tasks.core.sections import DataParams
 from tasks.data import formats, landing, parallel
 from tasks.data.landing import Found, Malformed
 from tasks.data.parallel import Mapped

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tasks.core import events, manifest
-from tasks.core.params import PrepareParams
+from tasks.core.sections import PrepareParams
 from tasks.data import account, blocks, parallel
 from tasks.data.blocks import Knowledge
 from tasks.data.gathering import Gathering, Packed

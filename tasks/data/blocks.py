@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tasks.core.params import PrepareParams
+from tasks.core.sections import PrepareParams
 from tasks.data import chatset, shards, splits
 from tasks.data.profile import Accumulator, Profile
 from tasks.data.quality import answers, contamination, near_duplicates
@@ -98,7 +98,8 @@ class Kept:
 
     def light(self) -> Kept:
         """Without what has been taken elsewhere: a few bytes a row remain."""
-        return replace(self, ids=[], sources=[], signatures=self.signatures[:0], hits=None, profile=Profile())
+        nothing = np.empty((0, 0), np.uint32)  # an empty slice would keep the whole array
+        return replace(self, ids=[], sources=[], signatures=nothing, hits=None, profile=Profile())
 
 
 @dataclass(frozen=True)

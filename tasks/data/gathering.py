@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ import pyarrow as pa
 
 from tasks.core import digest
 from tasks.core.errors import DataError
-from tasks.core.params import PrepareParams
+from tasks.core.sections import PrepareParams
 from tasks.data import best_fit, blocks, chatset, mixing, splits
 from tasks.data.blocks import Block, Dropped, Kept
 from tasks.data.mixing import Mixed
@@ -167,9 +168,12 @@ class Gathering:
         total = sum(map(len, self.rows.values()))
         if not total:
             return
-        shape = (total, near_duplicates.PERMUTATIONS)
         similarity = self._params.quality.near_duplicates.similarity
-        found = near_duplicates.find(np.memmap(together, np.uint32, "r", shape=shape), similarity)
+        with together.open("rb") as file:
+            # Pages that were read stay in the page cache, but no longer count as this process's memory.
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            signatures = np.frombuffer(mapped, np.uint32).reshape(total, near_duplicates.PERMUTATIONS)
+            found = near_duplicates.find(signatures, similarity, lambda: mapped.madvise(mmap.MADV_DONTNEED))
         for name in ORDER:
             for row in np.flatnonzero(found[place : place + len(self.rows[name])] != near_duplicates.NONE):
                 self._like(name, int(row), *self._numbered(int(found[place + row])))

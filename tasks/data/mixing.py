@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.core.params import Mixing, Source
+from tasks.core.sections import Mixing, Source
 
 WHOLE = Source()
 

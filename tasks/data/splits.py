@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Literal
 
-from tasks.core.params import Splits
+from tasks.core.sections import Splits
 
 Split = Literal["train", "valid", "test"]
 NAMES: tuple[Split, ...] = ("train", "valid", "test")

@@ -12,7 +12,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from tasks.core.errors import ModelError
-from tasks.core.params import TrainParams
+from tasks.core.sections import TrainParams
 from tasks.data import chatset
 from tasks.ml import loading, methods, packing, training
 from tasks.ml.checkpoints import Checkpoints

@@ -13,7 +13,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from tasks.core import events, manifest
-from tasks.core.params import EvaluateParams
+from tasks.core.sections import EvaluateParams
 from tasks.data import chatset
 from tasks.data.chatset import Example
 from tasks.data.rows import Message

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from tasks.core import events
-from tasks.core.params import EvaluateParams
+from tasks.core.sections import EvaluateParams
 from tasks.data.chatset import Example
 from tasks.data.tokens import ChatTokenizer
 

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from tasks.core import events
 from tasks.core.errors import DataError, ModelError
-from tasks.core.params import Optimizer, TrainParams
+from tasks.core.sections import Optimizer, TrainParams
 from tasks.data.chatset import Reading, Tokens
 from tasks.ml import packing
 from tasks.ml.checkpoints import Checkpoints, State

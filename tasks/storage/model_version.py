@@ -25,7 +25,7 @@ from pydantic import (
 from tasks.core import digest
 from tasks.core.errors import DataError, IntegrityError, ParamsError
 from tasks.core.manifest import FileEntry
-from tasks.core.params import Name
+from tasks.core.sections import Name
 
 Number = Annotated[int, Field(ge=1)]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=256)]

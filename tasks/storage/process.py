@@ -7,10 +7,12 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,31 @@ def held(path: Path, mode: int) -> Generator[bool]:
         # Closing alone would leave the lock with any child that was forked meanwhile.
         fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
+
+
+@contextmanager
+def owned(place: Path) -> Generator[None]:
+    """Own a folder, by a lock file beside it, for the length of the block. The kernel gives the lock back when the owner
+    is killed: that is how `abandoned` tells the dead from the living."""
+    lock = _lock(place)
+    with held(lock, fcntl.LOCK_EX):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def abandoned(home: Path) -> Iterator[Path]:
+    """The folders in `home` whose owners were killed, each to be removed by the loop that asks."""
+    for lock in home.glob(f"*{LOCK}"):
+        with held(lock, fcntl.LOCK_EX | fcntl.LOCK_NB) as dead:
+            if dead:
+                yield lock.with_name(lock.name.removesuffix(LOCK))
+                lock.unlink(missing_ok=True)
+
+
+def _lock(place: Path) -> Path:
+    return place.with_name(place.name + LOCK)
 
 
 def _started(pid: int) -> str | None:

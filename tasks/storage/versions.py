@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import shutil
@@ -16,7 +15,7 @@ from typing import Any
 
 from tasks.core.errors import DataError, ParamsError, StageFailed, StorageError
 from tasks.core.layout import HOME, RAW
-from tasks.storage.process import held
+from tasks.storage.process import abandoned, owned
 
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
 
@@ -98,14 +97,19 @@ class Pipeline:
                 raise StageFailed(f"{name}: {error.__cause__ or error}") from None
 
     def checkout(self, path: Path) -> None:
-        """Link a tracked folder from the cache. DataError: the cache lacks it."""
+        """Link a tracked folder from the cache. DataError: the cache lacks it, or nothing was ever tracked."""
+        if not Path(self._root, f"{path}.dvc").is_file():
+            raise DataError(
+                f"there is no {path}.dvc, so no data version lies here: tuneline data ingest LANDING makes the first, "
+                "tuneline data checkout latest brings one that the store has"
+            )
         try:
             with self._open() as repo:
                 repo.checkout([f"{path}.dvc"], force=True)
         except ParamsError:
             raise DataError(
-                f"{path}.dvc names data that the cache lacks: bring it with `dvc pull`, "
-                "or make the sample corpus with `tuneline ingest data/sample`"
+                f"{path}.dvc names data that the cache lacks: bring it with `tuneline data checkout latest`, "
+                "or the version that it names"
             ) from None
 
     def checkout_outputs(self) -> None:
@@ -206,9 +210,10 @@ def scratch(checkout: Path, remote: str) -> Generator[Scratch]:
     checkout = checkout.absolute()
     home = checkout / HOME / "scratch"
     home.mkdir(parents=True, exist_ok=True)
-    _sweep(home)
+    for dead in abandoned(home):
+        shutil.rmtree(dead, ignore_errors=True)
     root = home / uuid.uuid4().hex
-    with held(root.with_suffix(".lock"), fcntl.LOCK_EX):
+    with owned(root):
         try:
             (root / RAW).parent.mkdir(parents=True)
             (root / ".dvc").mkdir()
@@ -219,15 +224,6 @@ def scratch(checkout: Path, remote: str) -> Generator[Scratch]:
             yield Scratch(root, remote)
         finally:
             shutil.rmtree(root, ignore_errors=True)
-            root.with_suffix(".lock").unlink(missing_ok=True)
-
-
-def _sweep(home: Path) -> None:
-    for lock in home.glob("*.lock"):
-        with held(lock, fcntl.LOCK_EX | fcntl.LOCK_NB) as dead:
-            if dead:
-                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-                lock.unlink(missing_ok=True)
 
 
 def share_cache(workspace: Path, checkout: Path) -> None:

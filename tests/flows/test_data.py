@@ -58,6 +58,8 @@ def test_the_life_of_a_corpus(project: Project) -> None:
     assert drift["rows"] == 20 and not drift["exceeded"] and 0 <= drift["drift"]["measure"]["tags"]["distance"] <= 1
     assert ask(project, "drift", "v1", "--limit=-1", code=1)["exceeded"]
 
+    unknown = project("tuneline", "data", "drift", "nobody", code=2).stderr
+    assert "there is no model 'nobody'" in unknown
     project("tuneline", "data", "checkout", "v1")
     assert "data/raw is v1: tuneline data checkout v2" in project("tuneline", "data", "status").stdout
     project("tuneline", "data", "checkout", "latest")

@@ -20,10 +20,12 @@ import pytest
 
 from tasks.core import layout, manifest
 from tasks.core.errors import DataError, IntegrityError, ParamsError
-from tasks.core.params import DataParams
+from tasks.core.sections import DataParams, PrepareParams
 from tasks.data import selection, shards
+from tasks.data.report import datacard
 from tasks.forget import forget_selected, matching
 from tasks.ingest import account, ingest
+from tasks.prepare import prepare
 from tasks.storage import checkout
 from tasks.storage.corpus import Corpus, DataVersion
 from tasks.storage.embedded import S3
@@ -175,7 +177,8 @@ def test_a_file_of_mostly_unfit_rows_is_left(tmp_path: Path, here: Path) -> None
     assert take(tmp_path / "landing", here, max_quarantined=0.8).rows == 1
 
 
-def test_all_the_shared_files_are_accounted_for(tmp_path: Path, here: Path) -> None:
+def test_all_the_shared_files_become_a_version_and_a_training_set(tmp_path: Path, here: Path, real_base: Path) -> None:
+    """Alpaca in two languages, tool conversations, tables, images and preferences, with a real template and tokenizer."""
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is not here")
     columns = [{"prompt": "mr", "completion": "ref"}]
@@ -192,6 +195,17 @@ def test_all_the_shared_files_are_accounted_for(tmp_path: Path, here: Path) -> N
     }
     assert version.total("accepted") + version.total("duplicate") + 600 == version.total("seen")
     assert version.rows == len(rows(here)) > 11_000
+
+    params = PrepareParams.model_validate({"max_length": 2048, "pack": {"tokens": 2048}})
+    facts = prepare(
+        params, raw=here / layout.RAW, base=real_base, out=tmp_path / "chat", report=tmp_path / "data"
+    ).facts
+    assert sum(facts["rows"].values()) + sum(facts["dropped"].values()) == version.rows
+    assert facts["dropped"]["does not fit the model"] == 6, "the rows with images"
+    assert facts["dropped"].get("longer than max_length", 0) < 50
+    assert facts["packs"]["tokens"] / (facts["packs"]["count"] * 2048) > 0.97
+    card = datacard.read(tmp_path / "data")
+    assert card.identity.tools == "text" and card.composition.with_tools > 100 and card.accounting.read == version.rows
 
 
 def test_racing_ingests_take_each_row_once(tmp_path: Path, environment: dict[str, str]) -> None:
@@ -222,7 +236,7 @@ def run(place: Path, environment: dict[str, str], step: str, *flags: str) -> sub
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tasks.core.params import DataParams
+from tasks.core.sections import DataParams, PrepareParams
 from tasks.ingest import ingest
 from tasks.storage.corpus import Corpus
 from tasks.storage.versions import Scratch

@@ -13,16 +13,14 @@ import pytest
 from tasks.core import manifest
 from tasks.core.errors import DataError
 from tasks.core.manifest import Manifest
-from tasks.core.params import DataParams, FetchParams, PrepareParams
+from tasks.core.sections import DataParams, FetchParams, PrepareParams
 from tasks.data import blocks, chatset, formats, shards, splits
 from tasks.data.report import datacard
-from tasks.data.rows import Row
 from tasks.fetch import fetch
 from tasks.prepare import prepare
 from tests import tiny
 
 SPLITS = {"valid": 0.1, "test": 0.2}
-SHARED = Path(__file__).parents[2] / "../shared/data"
 
 
 @pytest.fixture(scope="session")
@@ -229,38 +227,3 @@ def test_a_template_of_the_params_replaces_the_model_s_own(tmp_path: Path, tiny_
     assert " STOP<|im_end|>" in ChatTokenizer(tmp_path / "base").spell(
         ChatTokenizer(tmp_path / "base").encode(row.messages).ids
     )
-
-
-def test_all_the_shared_rows_become_a_training_set(tmp_path: Path, real_base: Path) -> None:
-    """Alpaca in two languages, tool conversations, tables and images, with a real template and tokenizer."""
-    if not SHARED.is_dir():
-        pytest.skip(f"{SHARED} is not here")
-    from tasks.data import landing
-
-    params = DataParams.model_validate({"columns": [{"prompt": "mr", "completion": "ref"}]})
-    seen, rows = set[str](), list[Row]()
-    for file in sorted([*SHARED.glob("formats/*.json"), *SHARED.glob("e2e/*.csv")]):
-        for item in landing.read(file, file.name, limit=1 << 20):
-            assert isinstance(item, landing.Found)
-            try:
-                row = formats.to_row(item.value, source=file.stem, params=params)
-            except formats.Unfit as error:
-                assert error.kind == "preference row"
-                continue
-            if row.content_digest not in seen:
-                seen.add(row.content_digest)
-                rows.append(row)
-    with manifest.staged(tmp_path / "raw") as folder:
-        with shards.Writer(folder, 1) as writer:
-            for row in rows:
-                writer.write(row.to_line())
-        manifest.seal(folder, step="ingest", inputs={}, params={}, facts={"rows": len(rows), "forgotten": []})
-    made = run(tmp_path / "raw", real_base, tmp_path, max_length=2048, pack={"tokens": 2048})
-    facts = made.facts
-    assert len(rows) > 11_000
-    assert sum(facts["rows"].values()) + sum(facts["dropped"].values()) == len(rows)
-    assert facts["dropped"]["does not fit the model"] == 6, "the rows with images"
-    assert facts["dropped"].get("longer than max_length", 0) < 50
-    assert facts["packs"]["tokens"] / (facts["packs"]["count"] * 2048) > 0.97
-    card = datacard.read(tmp_path / "report")
-    assert card.identity.tools == "text" and card.composition.with_tools > 100

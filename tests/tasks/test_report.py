@@ -23,7 +23,7 @@ from huggingface_hub import ModelCard
 
 from tasks.core import events, manifest
 from tasks.core.errors import DataError, IntegrityError
-from tasks.core.params import ReportParams, TrainParams
+from tasks.core.sections import ReportParams, TrainParams
 from tasks.data.report import template, units
 from tasks.data.report.comparison import read_comparison
 from tasks.report import report

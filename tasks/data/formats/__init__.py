@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tasks.core.errors import ParamsError
-from tasks.core.params import DataParams
+from tasks.core.sections import DataParams
 from tasks.data.formats import (
     alpaca,
     calls,

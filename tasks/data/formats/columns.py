@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.core.params import Columns, DataParams
+from tasks.core.sections import Columns, DataParams
 from tasks.data.formats import fields
 from tasks.data.formats.unfit import Unfit
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from tasks.core.params import DataParams
+from tasks.core.sections import DataParams
 from tasks.data.formats.unfit import Unfit
 
 NAME = "preference"

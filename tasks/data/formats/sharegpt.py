@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.core.params import DataParams
+from tasks.core.sections import DataParams
 from tasks.data.formats import calls, fields, turns
 from tasks.data.formats.unfit import Unfit
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from tasks.core.params import Answers
+from tasks.core.sections import Answers
 from tasks.data.quality.finding import Finding
 from tasks.data.quality.refusals import refuses
 from tasks.data.rows import Row

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.core.params import Quality
+from tasks.core.sections import Quality
 from tasks.data.quality import answers, language, pii
 from tasks.data.quality.finding import Examined
 from tasks.data.rows import Row

@@ -15,7 +15,7 @@ import numpy as np
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from tasks.core.errors import ParamsError
-from tasks.core.params import Languages
+from tasks.core.sections import Languages
 from tasks.data.quality.finding import Finding
 from tasks.data.rows import Row
 

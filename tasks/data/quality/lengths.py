@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tasks.core.params import Lengths
+from tasks.core.sections import Lengths
 from tasks.data.quality.finding import Finding
 
 

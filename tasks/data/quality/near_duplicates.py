@@ -11,7 +11,7 @@ corpora they would tie everything to everything.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -92,10 +92,11 @@ def accepted(similarity: float) -> int:
     return math.ceil((similarity - error) * PERMUTATIONS - 1e-9)
 
 
-def find(signatures: Signatures, similarity: float) -> Places:
+def find(signatures: Signatures, similarity: float, release: Callable[[], None] = lambda: None) -> Places:
     """For each row the place of an earlier row that it is a near duplicate of and that is none itself, or NONE.
 
-    `signatures` may be a np.memmap, in order of arrival. Memory: about 70 bytes a row, whatever PERMUTATIONS. Time is
+    `signatures`, in order of arrival, may be mapped from a file; `release` is then called whenever a part has been read,
+    to give its memory back. Memory: about 70 bytes a row, whatever PERMUTATIONS. Time is
     linear in the rows but for the sorting: in a bucket rows are compared with its first one, the rest with the first
     of the rest, in at most _ROUNDS rounds.
 
@@ -104,20 +105,20 @@ def find(signatures: Signatures, similarity: float) -> Places:
     found = np.full(len(signatures), NONE, np.int64)
     for _ in range(_PASSES):
         alive = np.flatnonzero(found == NONE)
-        first = _first_alike(signatures, alive, similarity)
+        first = _first_alike(signatures, alive, similarity, release)
         falling = _odd_links(first)
         if not len(falling):
             break
         found[alive[falling]] = alive[first[falling]]
-        _follow(found, signatures, similarity)
+        _follow(found, signatures, similarity, release)
     return found
 
 
-def _follow(found: Places, signatures: Signatures, similarity: float) -> None:
+def _follow(found: Places, signatures: Signatures, similarity: float, release: Callable[[], None]) -> None:
     """Where a row's like has fallen itself: take what that one fell for if it is alike, else let the row live again."""
     astray = np.flatnonzero((found != NONE) & (found[found] != NONE))
     further = found[found[astray]]
-    alike = _alike(signatures, further, astray, accepted(similarity))
+    alike = _alike(signatures, further, astray, accepted(similarity), release)
     found[astray] = np.where(alike, further, NONE)
 
 
@@ -132,18 +133,18 @@ def _odd_links(first: Places) -> Places:
     return np.flatnonzero(falls)
 
 
-def _first_alike(signatures: Signatures, alive: Places, similarity: float) -> Places:
+def _first_alike(signatures: Signatures, alive: Places, similarity: float, release: Callable[[], None]) -> Places:
     """For each living row the earliest similar one among its bands' leaders, as a place in `alive`, or NONE."""
     first = np.full(len(alive), NONE, np.int64)
     number, width = bands(similarity)
     for band in range(number):
-        keys = _keys(signatures, alive, slice(band * width, (band + 1) * width))
-        for leaders, members in _pairs(keys, first, signatures, alive, accepted(similarity)):
+        keys = _keys(signatures, alive, slice(band * width, (band + 1) * width), release)
+        for leaders, members in _pairs(keys, first, signatures, alive, accepted(similarity), release):
             first[members] = leaders
     return first
 
 
-def _keys(signatures: Signatures, alive: Places, columns: slice) -> npt.NDArray[np.uint64]:
+def _keys(signatures: Signatures, alive: Places, columns: slice, release: Callable[[], None]) -> npt.NDArray[np.uint64]:
     """One 64-bit hash of each living row's band."""
     keys = np.empty(len(alive), np.uint64)
     odd = np.random.default_rng(_SEED).integers(1 << 63, size=PERMUTATIONS, dtype=np.uint64) * np.uint64(2) + np.uint64(
@@ -152,11 +153,17 @@ def _keys(signatures: Signatures, alive: Places, columns: slice) -> npt.NDArray[
     for start in range(0, len(alive), _CHUNK):
         rows = alive[start : start + _CHUNK]
         keys[start : start + _CHUNK] = (signatures[rows, columns] * odd[columns]).sum(axis=1, dtype=np.uint64)
+        release()
     return keys
 
 
 def _pairs(
-    keys: npt.NDArray[np.uint64], first: Places, signatures: Signatures, alive: Places, needed: int
+    keys: npt.NDArray[np.uint64],
+    first: Places,
+    signatures: Signatures,
+    alive: Places,
+    needed: int,
+    release: Callable[[], None],
 ) -> Iterator[tuple[Places, Places]]:
     """Verified (leaders, members) of the buckets, a round at a time."""
     order = np.argsort(keys, kind="stable")  # stable: in a bucket the earliest row comes first
@@ -165,7 +172,7 @@ def _pairs(
         leaders = order[leading]
         open_ = (leaders != order) & ((first[order] == NONE) | (first[order] > leaders))
         like = open_.copy()
-        like[open_] = _alike(signatures, alive[leaders[open_]], alive[order[open_]], needed)
+        like[open_] = _alike(signatures, alive[leaders[open_]], alive[order[open_]], needed, release)
         yield leaders[like], order[like]
         order = order[open_ & ~like]
         if not len(order):
@@ -179,10 +186,13 @@ def _heads(keys: npt.NDArray[np.uint64], order: Places) -> Places:
     return np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))
 
 
-def _alike(signatures: Signatures, left: Places, right: Places, needed: int) -> npt.NDArray[np.bool_]:
+def _alike(
+    signatures: Signatures, left: Places, right: Places, needed: int, release: Callable[[], None]
+) -> npt.NDArray[np.bool_]:
     """Whether at least `needed` entries of the pairs agree, a block of pairs in memory at a time."""
     equal = np.empty(len(left), np.bool_)
     for start in range(0, len(left), _CHUNK):
         block = slice(start, start + _CHUNK)
         equal[block] = (signatures[left[block]] == signatures[right[block]]).sum(axis=1, dtype=np.int64) >= needed
+        release()
     return equal

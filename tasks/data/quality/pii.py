@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
-from tasks.core.params import Pii
+from tasks.core.sections import Pii
 from tasks.data.quality import personal
 from tasks.data.quality.finding import Finding
 from tasks.data.quality.personal import Kind

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from tasks.core import events, manifest
 from tasks.core.errors import DataError
 from tasks.core.manifest import Manifest
-from tasks.core.params import Name
+from tasks.core.sections import Name
 from tasks.data.report.values import Figure, Value, complaint
 from tasks.data.rows import Message
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from tasks.core.errors import ParamsError
-from tasks.core.params import TrainParams
+from tasks.core.sections import TrainParams
 
 if TYPE_CHECKING:
     from peft import PeftModel

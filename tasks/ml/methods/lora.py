@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tasks.core.errors import ParamsError
-from tasks.core.params import TrainParams
+from tasks.core.sections import TrainParams
 from tasks.ml.loading import forget_path
 
 NF4_BASE = False

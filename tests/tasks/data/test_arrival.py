@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tasks.core.errors import DataError
-from tasks.core.params import DataParams
+from tasks.core.sections import DataParams
 from tasks.data import arrival
 from tasks.data.arrival import Account
 from tasks.data.profile import profile

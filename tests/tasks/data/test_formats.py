@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.core.errors import DataError, ParamsError
-from tasks.core.params import DataParams
+from tasks.core.sections import DataParams
 from tasks.data import formats, landing
 from tasks.data.formats import Unfit, clean
 from tasks.data.rows import Row

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.core.params import Mixing
+from tasks.core.sections import Mixing
 from tasks.data import mixing
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.core.params import Splits
+from tasks.core.sections import Splits
 from tasks.data import splits
 
 

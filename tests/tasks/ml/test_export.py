@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tasks.core.errors import ModelError, ParamsError
-from tasks.core.params import TrainParams
+from tasks.core.sections import TrainParams
 from tasks.ml import export, loading, methods
 from tasks.ml.export import merge
 from tests import tiny

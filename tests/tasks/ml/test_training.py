@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.core.errors import DataError, ParamsError
-from tasks.core.params import Batch, Optimizer, TrainParams
+from tasks.core.sections import Batch, Optimizer, TrainParams
 from tasks.data.chatset import Segment
 from tasks.ml import loading, methods, packing, training
 from tasks.ml.checkpoints import Checkpoints

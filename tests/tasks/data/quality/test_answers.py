@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.core.params import Answers
+from tasks.core.sections import Answers
 from tasks.data.quality import answers
 from tasks.data.quality.answers import Repeats
 from tasks.data.rows import Message, Row, ToolCall

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tasks.core.errors import ParamsError
-from tasks.core.params import Languages
+from tasks.core.sections import Languages
 from tasks.data.quality import language
 from tasks.data.rows import Message, Row
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.core.params import Lengths
+from tasks.core.sections import Lengths
 from tasks.data.quality import lengths
 
 LENGTHS = st.lists(st.integers(0, 300))

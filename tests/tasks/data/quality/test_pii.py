@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.core.params import Pii
+from tasks.core.sections import Pii
 from tasks.data.quality import personal, pii
 from tasks.data.rows import ImagePart, Message, Row, TextPart, ToolCall
 

@@ -8,7 +8,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.core.params import Answers, Languages, Pii, Quality
+from tasks.core.sections import Answers, Languages, Pii, Quality
 from tasks.data.quality.examination import examine
 from tasks.data.quality.finding import Finding
 from tasks.data.quality.tally import EXAMPLES, Tally

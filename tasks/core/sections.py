@@ -1,0 +1,203 @@
+"""The sections of params.yaml: every knob, its type, its unit and its default. All frozen and closed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+Word = Annotated[str, StringConstraints(min_length=1)]
+
+
+class Section(BaseModel):
+    """A closed section: an unknown key is an error with its dotted path."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class FetchParams(Section):
+    """The base model."""
+
+    ref: Annotated[str, Field(description="hub:ORG/NAME, a folder, or gguf:PACKAGE or gguf:FILE; paths absolute")]
+    revision: Annotated[
+        str | None, Field(description="hub: the 40-digit commit; folder or gguf: the SHA-256 it must have")
+    ] = None
+    chat_template: Annotated[str | None, Field(description="Jinja text in place of the model's own template")] = None
+
+
+class Columns(Section):
+    """Columns of a table of questions and answers, by the names that its header gives them."""
+
+    prompt: Word
+    completion: Word
+    system: Word | None = None
+    tags: tuple[Word, ...] = ()
+
+
+class DataParams(Section):
+    """The door of the data: how landing files are read."""
+
+    format: Annotated[Name, Field(description="auto, or one of tasks/data/formats/")] = "auto"
+    columns: Annotated[tuple[Columns, ...], Field(description="for tables: the first whose columns are there")] = ()
+    max_row_bytes: Annotated[Count, Field(description="larger rows are quarantined")] = 1 << 20
+    max_quarantined: Annotated[
+        float, Field(ge=0, le=1, description="share of an arrival's rows above which it is refused whole")
+    ] = 0.5
+    git: Annotated[Literal["none", "commit", "tag"], Field(description="also record each data version in git")] = "none"
+
+
+class Splits(Section):
+    """Shares of the prompts, chosen by a hash: a prompt never moves when others arrive."""
+
+    valid: Share = 0.05
+    test: Share = 0.15
+    test_until: Annotated[
+        Count | None, Field(description="only data versions up to this one bring test rows; later ones are held out")
+    ] = None
+
+    @model_validator(mode="after")
+    def _leaves_some(self) -> Self:
+        if self.valid + self.test > 0.9:
+            raise ValueError("valid and test together leave less than a tenth for training")
+        return self
+
+
+class Pack(Section):
+    tokens: Annotated[Count, Field(description="of one pack; a longer row is a pack of its own")] = 1024
+
+
+class Source(Section):
+    """How much of one source is trained on."""
+
+    weight: Annotated[float, Field(ge=0, le=100, description="times that each of its rows is seen an epoch")] = 1.0
+    cap: Annotated[Count | None, Field(description="at the most so many of its rows")] = None
+
+
+class Mixing(Section):
+    """Shares of the sources in the training set (Raffel et al. 2020, section 3.5.2)."""
+
+    temperature: Annotated[
+        float, Field(ge=1, le=100, description="1: by size; larger: small sources are seen more often")
+    ] = 1.0
+    sources: dict[str, Source] = {}
+
+
+Judged = Literal["ignore", "report", "drop"]
+
+
+class NearDuplicates(Section):
+    action: Judged = "drop"
+    similarity: Annotated[
+        float, Field(gt=0.5, le=1, description="estimated Jaccard similarity of the word 3-grams")
+    ] = 0.9
+
+
+class Contamination(Section):
+    action: Judged = "drop"
+    ngram: Annotated[int, Field(ge=4, le=50, description="words shared with a test row's prompt or answer")] = 13
+
+
+class Languages(Section):
+    action: Judged = "ignore"
+    allowed: Annotated[tuple[Word, ...], Field(description="ISO 639-1 codes, for instance en, de")] = ()
+
+
+class Lengths(Section):
+    action: Judged = "report"
+    quartiles: Annotated[
+        float, Field(gt=0, description="outlier: so many interquartile ranges beyond the quartiles (Tukey 1977)")
+    ] = 3.0
+
+
+class Answers(Section):
+    """Answers that teach little: the same one to many prompts, loops within one, refusals."""
+
+    repeated: Judged = "report"
+    max_repeats: Annotated[Count, Field(description="prompts that may share one answer")] = 20
+    loops: Judged = "report"
+    refusals: Judged = "report"
+
+
+class Pii(Section):
+    """Personal data found by rules."""
+
+    action: Literal["ignore", "report", "redact", "drop"] = "report"
+    kinds: tuple[Literal["email", "phone", "card", "iban", "ip"], ...] = ("email", "phone", "card", "iban", "ip")
+
+
+class Quality(Section):
+    near_duplicates: NearDuplicates = NearDuplicates()
+    contamination: Contamination = Contamination()
+    languages: Languages = Languages()
+    lengths: Lengths = Lengths()
+    answers: Answers = Answers()
+    pii: Pii = Pii()
+
+
+class PrepareParams(Section):
+    splits: Splits = Splits()
+    max_length: Annotated[Count, Field(description="tokens; longer rows are dropped and counted")] = 512
+    max_dropped: Annotated[Share, Field(description="share of rows that don't fit, above which the stage fails")] = 0.1
+    salt: str = "tuneline"
+    pack: Pack = Pack()
+    mixing: Mixing = Mixing()
+    quality: Quality = Quality()
+
+
+class Batch(Section):
+    packs: Annotated[Count, Field(description="packs an optimizer step; their size is prepare.pack.tokens")] = 1
+    micro_tokens: Annotated[Count, Field(description="tokens a forward pass: bounds memory, not the result")] = 1024
+
+
+class Optimizer(Section):
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: Annotated[Share, Field(description="share of the steps")] = 0.05
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+
+
+class TrainParams(Section):
+    method: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")] = "lora"
+    rank: Count = 16
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    dropout: Share = 0.0
+    targets: Annotated[str | tuple[str, ...], Field(description="all-linear, or module names")] = "all-linear"
+    epochs: Count = 1
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 7
+    batch: Batch = Batch()
+    optimizer: Optimizer = Optimizer()
+
+
+class MergeParams(Section):
+    dtype: Annotated[Literal["base", "float32", "float16", "bfloat16"], Field(description="of the merged weights")] = (
+        "base"
+    )
+
+
+class QuantizeParams(Section):
+    formats: Annotated[tuple[Name, ...], Field(description="one file a format under tasks/ml/export/")] = ("nf4",)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(self.formats)) != len(self.formats):
+            raise ValueError("a format is listed twice")
+        return self
+
+
+class EvaluateParams(Section):
+    metrics: Annotated[tuple[Name, ...], Field(min_length=1)] = ("exact_match", "token_f1", "rouge_l", "chrf")
+    max_new_tokens: Count = 64
+    batch_size: Annotated[Count, Field(description="rows generated together")] = 16
+
+
+class ReportParams(Section):
+    samples: Annotated[int, Field(ge=0, description="generations shown beside their references")] = 8
+
+
+class PublishParams(Section):
+    name: Annotated[Name, Field(description="the model's name in the registry")] = "model"
