@@ -42,13 +42,13 @@ def assemble(params: PrepareParams, raw: Path, base: Path, folder: Path, told: P
     scratch.mkdir()
     rows = manifest.read(raw).facts["rows"]
     count = 1 if rows <= SMALL * blocks.ROWS else parallel.workers()
-    gathering = Gathering(params, scratch)
     with parallel.processes(count, blocks.begin, params, base, scratch) as mapped:
         index, knowledge = _scout(params, mapped, raw, rows, scratch)
+        gathering = Gathering(params, scratch, index)
         for block in mapped(blocks.encode, ((job, knowledge) for job in blocks.jobs(raw))):
             gathering.add(block)
             events.progress("prepare", gathering.read, rows)
-    gathering.settle(index)
+    gathering.settle()
     packed = gathering.write(folder)
     shutil.move(gathering.dropped_file, told / "dropped.jsonl")
     shutil.rmtree(scratch)

@@ -23,7 +23,7 @@ from tasks.data.blocks import Block, Dropped, Kept
 from tasks.data.mixing import Mixed
 from tasks.data.profile import Profile
 from tasks.data.quality import contamination, lengths, near_duplicates
-from tasks.data.quality.contamination import Hits, Index
+from tasks.data.quality.contamination import Index, Leaks
 from tasks.data.quality.lengths import Fences
 from tasks.data.quality.tally import EXAMPLES, Tally
 from tasks.data.splits import Split
@@ -41,12 +41,9 @@ class Rows:
     ids: list[Any] = field(default_factory=list[Any])
     names: dict[str, int] = field(default_factory=dict[str, int])
     sources: list[np.ndarray] = field(default_factory=list[np.ndarray])
-    hits: list[Hits] = field(default_factory=list[Hits])
     profile: Profile = field(default_factory=Profile)
 
     def add(self, kept: Kept) -> None:
-        if kept.hits is not None:
-            self.hits.append(Hits.joined([kept.hits], [len(self)]))
         self.ids.append(pa.array(kept.ids, pa.string()))
         numbers = [self.names.setdefault(name, len(self.names)) for name in kept.sources]
         self.sources.append(np.array(numbers, dtype=np.int32))
@@ -110,8 +107,9 @@ class Packed:
 class Gathering:
     """Takes in blocks, then settles which rows stay and how often, then writes."""
 
-    def __init__(self, params: PrepareParams, scratch: Path) -> None:
+    def __init__(self, params: PrepareParams, scratch: Path, index: Index | None) -> None:
         self._params, self._scratch = params, scratch
+        self._leaks = Leaks(index) if index is not None else None
         self.rows: dict[Split, Rows] = {name: Rows() for name in splits.NAMES}
         self.reasons, self.read = Counter[str](), 0
         self.by_version: dict[int, Profile] = {}
@@ -132,17 +130,19 @@ class Gathering:
         seen = self.by_version.get(block.version, Profile()).merge(block.rest)
         for split, kept in block.kept.items():
             kept.signatures.tofile(self._signatures[split])
+            if self._leaks is not None and kept.hits is not None:
+                self._leaks.add(kept.hits, len(self.rows[split]))
             self.rows[split].add(kept)
             seen = seen.merge(kept.profile)
         self.by_version[block.version] = seen
         for dropped in block.dropped:
             self._drop(dropped)
 
-    def settle(self, index: Index | None) -> None:
+    def settle(self) -> None:
         """What needs all rows: leaks, near duplicates, lengths, mixing. DataError as `check` says."""
         self.keep = {name: np.ones(len(rows), dtype=bool) for name, rows in self.rows.items()}
-        if index is not None:
-            self._leaks(index)
+        if self._leaks is not None:
+            self._contaminated(self._leaks)
         if self._params.quality.near_duplicates.action != "ignore":
             self._near_duplicates()
         self._outliers()
@@ -150,10 +150,8 @@ class Gathering:
         self._dropped.close()
         self._check()
 
-    def _leaks(self, index: Index) -> None:
-        train = self.rows["train"]
-        index, hits = index.settled(Hits.joined(train.hits, [0] * len(train.hits)))
-        shares = index.shares(hits, len(train))
+    def _contaminated(self, leaks: Leaks) -> None:
+        shares = leaks.shares(len(self.rows["train"]))
         for row in np.flatnonzero(shares >= contamination.SHARE):
             detail = f"{shares[row]:.0%} of the words of a test row's text"
             self._judge("train", int(row), "contamination", self._params.quality.contamination.action, detail)

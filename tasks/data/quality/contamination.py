@@ -12,7 +12,7 @@ of the test text must be found, not one gram, is from Chowdhery et al. 2022 (PaL
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,16 +77,6 @@ class Hits:
     low: Numbers
     high: Numbers
 
-    @classmethod
-    def joined(cls, parts: Sequence[Hits], starts: Sequence[int]) -> Hits:
-        """The hits of several lists of rows, as if they were one; `starts` are the numbers of their first rows."""
-        empty = np.empty(0, np.int64)
-        rows = [part.rows + start for part, start in zip(parts, starts, strict=True)]
-        return cls(
-            np.concatenate([empty, *rows]), np.concatenate([empty, *(part.low for part in parts)]),
-            np.concatenate([empty, *(part.high for part in parts)]),
-        )  # fmt: skip
-
 
 def hits(hashes: words.Hashes, train: Iterable[Row], ngram: int) -> Hits:
     """Where the training rows have grams of an index, given its sorted `hashes`."""
@@ -121,16 +111,9 @@ class Index:
         reach[touched] = covered
         return cls(ngram, grams, reach)
 
-    def settled(self, found: Hits) -> tuple[Index, Hits]:
-        """The index less what more than COMMON_TRAIN of the training rows share (a template, a greeting, a
-        disclaimer), and the hits in that one. `found` are the hits of all training rows.
-        """
-        steps = np.zeros(len(self.grams.hashes) + 1, np.int64)
-        np.add.at(steps, found.low, 1)
-        np.add.at(steps, found.high, -1)
-        kept = np.cumsum(steps)[:-1] <= COMMON_TRAIN
-        place = np.concatenate([[0], np.cumsum(kept)])
-        return self._over(self.ngram, self.grams.at(kept)), Hits(found.rows, place[found.low], place[found.high])
+    def only(self, kept: npt.NDArray[np.bool_]) -> Index:
+        """The index of some of its grams."""
+        return self._over(self.ngram, self.grams.at(kept))
 
     def shares(self, found: Hits, rows: int) -> npt.NDArray[np.float64]:
         """For each of so many training rows the largest share, 0 to 1, of one test text's words that is found in it."""
@@ -143,6 +126,37 @@ class Index:
         owners, texts = np.divmod(keys, max(len(self.reach), 1))
         np.maximum.at(shares, owners, covered / self.reach[texts])
         return shares
+
+
+class Leaks:
+    """What training rows share with the test rows of an index, gathered a list of rows at a time.
+
+    A gram that more than COMMON_TRAIN training rows have is boilerplate (a template, a greeting, a disclaimer), so of each
+    no more hits than that are kept: memory goes with the test rows, not with the training rows.
+    """
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._counts = np.zeros(len(index.grams.hashes), np.int64)
+        self._parts: list[Hits] = []
+
+    def add(self, found: Hits, start: int) -> None:
+        """Take in the hits of some rows, the first of which is row number `start` of all."""
+        np.add.at(self._counts, found.low, 1)
+        kept = self._counts[found.low] <= COMMON_TRAIN
+        self._parts.append(Hits(found.rows[kept] + start, found.low[kept], found.high[kept]))
+
+    def shares(self, rows: int) -> npt.NDArray[np.float64]:
+        """`Index.shares` of all rows that were taken in, boilerplate aside."""
+        empty = np.empty(0, np.int64)
+        numbers, low, high = (
+            np.concatenate([empty, *(getattr(part, name) for part in self._parts)]) for name in ("rows", "low", "high")
+        )
+        hashes = self._index.grams.hashes
+        rare = self._counts[np.searchsorted(hashes, hashes)] <= COMMON_TRAIN  # equal grams are counted at their first
+        place, kept = np.concatenate([[0], np.cumsum(rare)]), self._counts[low] <= COMMON_TRAIN
+        found = Hits(numbers[kept], place[low[kept]], place[high[kept]])
+        return self._index.only(rare).shares(found, rows)
 
 
 def texts(row: Row) -> list[str]:

@@ -30,6 +30,7 @@ _GRAM = 3  # words
 _CANDIDATE = 0.995  # chance that a pair exactly at the wanted similarity shares a band
 _PASSES = 16
 _ROUNDS = 8
+_PAIRS = 1 << 9  # compared at once: each may map 128 KB of a file around its two rows
 _CHUNK = 1 << 13  # signatures in memory at once: 4 MB
 
 Signatures = npt.NDArray[np.uint32]
@@ -191,8 +192,8 @@ def _alike(
 ) -> npt.NDArray[np.bool_]:
     """Whether at least `needed` entries of the pairs agree, a block of pairs in memory at a time."""
     equal = np.empty(len(left), np.bool_)
-    for start in range(0, len(left), _CHUNK):
-        block = slice(start, start + _CHUNK)
+    for start in range(0, len(left), _PAIRS):
+        block = slice(start, start + _PAIRS)
         equal[block] = (signatures[left[block]] == signatures[right[block]]).sum(axis=1, dtype=np.int64) >= needed
         release()
     return equal

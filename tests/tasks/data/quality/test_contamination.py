@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.data.quality.contamination import COMMON_TRAIN, SHARE, Hits, Index, hits
+from tasks.data.quality.contamination import COMMON_TRAIN, SHARE, Grams, Hits, Index, Leaks, hits
 from tasks.data.rows import Message, Row
 
 SAMPLE = Path(__file__).parents[4] / "data" / "sample"
@@ -39,6 +40,15 @@ def found(index: Index, train: Sequence[Row]) -> Hits:
 
 def shares(index: Index, train: Sequence[Row]) -> list[float]:
     return index.shares(found(index, train), len(train)).tolist()
+
+
+def together(index: Index, *lists: Sequence[Row]) -> np.ndarray:
+    """The shares of all rows, taken in a list at a time."""
+    gathered, start = Leaks(index), 0
+    for rows in lists:
+        gathered.add(found(index, rows), start)
+        start += len(rows)
+    return gathered.shares(start)
 
 
 def leaks(index: Index, *train: Row) -> list[bool]:
@@ -74,10 +84,9 @@ def test_a_template_in_a_test_set_of_one_row_is_known_from_the_training_rows() -
     train = [row(TEMPLATE + prose(seed, 10)) for seed in range(100, 101 + COMMON_TRAIN)]
     alone = Index.of([row(TEMPLATE + prose(0, 10))], 13)
     assert all(leaks(alone, *train))
-    index, left = alone.settled(found(alone, train))
-    assert not any(leaks(index, *train))
-    assert index.shares(left, len(train)).tolist() == shares(index, train)
-    assert leaks(index, row(TEMPLATE + prose(0, 10))) == [True]
+    assert not (together(alone, train) >= SHARE).any()
+    copy = row(TEMPLATE + prose(0, 10))
+    assert (together(alone, [*train, copy]) >= SHARE).tolist() == [False] * len(train) + [True]
 
 
 def test_labels_and_short_texts_are_no_leak() -> None:
@@ -109,13 +118,12 @@ ROWS = st.lists(
 @given(ROWS, ROWS, ROWS)
 def test_laws(test: list[Row], some: list[Row], others: list[Row]) -> None:
     index = Index.of(test, 4)
-    together = Hits.joined([found(index, some), found(index, others)], [0, len(some)])
-    apart = shares(index, some) + shares(index, others)
-    assert index.shares(together, len(some) + len(others)).tolist() == shares(index, [*some, *others]) == apart
-    assert all(0 <= share <= 1 for share in apart)
-    assert apart == [share for one in [*some, *others] for share in shares(index, [one])]
-    settled, left = index.settled(together)
-    assert settled.shares(left, len(apart)).tolist() == shares(settled, [*some, *others])
+    every = [*some, *others]
+    assert shares(index, every) == [share for one in every for share in shares(index, [one])]
+    assert all(0 <= share <= 1 for share in shares(index, every))
+    counts = Counter(hash for one in every for hash in set(Grams.of([one], 4).hashes.tolist()))
+    rare = index.only(np.array([counts[hash] <= COMMON_TRAIN for hash in index.grams.hashes.tolist()], dtype=bool))
+    assert together(index, some, others).tolist() == together(index, every).tolist() == shares(rare, every)
 
 
 @given(ROWS)
