@@ -82,7 +82,7 @@ def test_every_format_is_recognised_and_can_be_named(name: str) -> None:
 
 def test_the_documentation_lists_every_format_and_reason() -> None:
     text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
-    listed = [tuple(re.findall(r"^\| `([a-z ]+)` \|", part, re.MULTILINE)) for part in text.split("\n### ")]
+    listed = [tuple(re.findall(r"^\| `([a-z ]+)` \|", part, re.MULTILINE)) for part in re.split(r"\n#{2,3} ", text)]
     assert formats.NAMES in listed
     assert formats.KINDS in listed
 
