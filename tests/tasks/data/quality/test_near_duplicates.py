@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from pathlib import Path
 
 import numpy as np
@@ -131,12 +130,11 @@ def test_signatures_are_the_same_on_every_machine() -> None:
     assert value[0, :3].tolist() == [3222108943, 3363427310, 3367774064]
 
 
+@pytest.mark.timeout(120)  # the square of its length would take hours
 def test_equal_rows_in_a_file_take_linear_time(tmp_path: Path) -> None:
     kept = np.lib.format.open_memmap(
         tmp_path / "signatures.npy", "w+", np.uint32, (100_000, near_duplicates.PERMUTATIONS)
     )
     kept[:] = 7
-    began = time.monotonic()
     found = near_duplicates.find(kept, 0.9)
     assert (found[1:] == 0).all()
-    assert time.monotonic() - began < 5
