@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -66,7 +67,7 @@ def _take(
         return Ingested(head, created=False)
     with scratch(workspace, corpus.remote) as room:
         build = _Build(params, room, head)
-        build.begin(corpus)
+        build.begin()
         with manifest.staged(room.raw) as folder:
             build.fill(folder, where, files)
         if not build.arrivals:
@@ -86,11 +87,12 @@ class _Build:
         self._seen, self._forgotten = Seen(), frozenset[str]()
         self._known: tuple[str, ...] = ()
         self._added = Profile()
-        self._quarantine = (room.root / "quarantine.jsonl").open("wb")
+        self._report = room.root / "quarantine.jsonl"
+        self._quarantine = self._report.open("wb")
         self.arrivals: list[Arrival] = []
         self.left: dict[str, str] = {}
 
-    def begin(self, corpus: Corpus) -> None:
+    def begin(self) -> None:
         """Bring the version before, every byte checked, and learn what it holds."""
         if self._head is None:
             return
@@ -133,20 +135,20 @@ class _Build:
         with rows.open("rb") as lines:
             for line in lines:
                 writer.write(line)
-        self._quarantine.write(refused.read_bytes())
+        with refused.open("rb") as lines:
+            shutil.copyfileobj(lines, self._quarantine)
         self._seen.take(found.fresh)
         self._added = self._added.merge(found.profile)
         return Arrival(landing=where.name, key=file.key, etag=file.etag, size=file.size, **found.counts())
 
     def version(self, corpus: Corpus, *, folder: Path) -> DataVersion:
         """The record of what was built, its shards in the remote. Everything but the record stands after this."""
-        report = (self._room.root / "quarantine.jsonl").read_bytes()
         sealed = manifest.read(folder)
         return DataVersion(
             number=self._number, parent=self._head.number if self._head else None, created=datetime.now(UTC),
             who=checkout.user(), action="ingest", data=sealed.digest,
             pointer=checkout.pointer(self._room.save(), self._number), rows=sealed.facts["rows"], files=sealed.files,
-            arrivals=tuple(self.arrivals), quarantine=corpus.keep_report(report) if report else None,
+            arrivals=tuple(self.arrivals), quarantine=corpus.keep_report(self._report),
             profile=self._before.merge(self._added).model_dump(mode="json"), added=self._added.model_dump(mode="json"),
         )  # fmt: skip
 

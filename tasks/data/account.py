@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def _change(gathering: Gathering) -> Change | None:
     )  # fmt: skip
 
 
-def _merged(profiles: Any) -> Profile:
+def _merged(profiles: Iterable[Profile]) -> Profile:
     whole = Profile()
     for each in profiles:
         whole = whole.merge(each)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
@@ -124,10 +125,12 @@ class Corpus:
             )
         self.store.create(f"versions/{version.name}.json", version.to_bytes())
 
-    def keep_report(self, data: bytes) -> FileEntry:
-        """Store a quarantine report under its content's digest. Law: twice is once."""
-        entry = FileEntry(sha256=digest.of_bytes(data), size=len(data))
-        self.store.put(f"reports/sha256/{entry.sha256}", data)
+    def keep_report(self, file: Path) -> FileEntry | None:
+        """Store a quarantine report under its content's digest, unless it is empty. Law: twice is once."""
+        if not (size := file.stat().st_size):
+            return None
+        entry = FileEntry(sha256=digest.of_file(file), size=size)
+        self.store.upload(f"reports/sha256/{entry.sha256}", file, entry)
         return entry
 
     def report(self, entry: FileEntry) -> bytes:

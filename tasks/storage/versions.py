@@ -198,10 +198,10 @@ class Scratch:
         try:
             with chdir(self.root), Repo(str(self.root), config=remote) as repo:
                 yield repo
-        except (DvcException, FileNotFoundError) as error:
-            raise DataError(f"the shards of {self.raw} with {self.remote}: {error}; run the command again") from None
-        except OSError as error:
-            raise StorageError(f"the shards in {self.remote}: {error}; check the AWS_* variables") from None
+        except (DvcException, OSError) as error:
+            raise StorageError(
+                f"the shards in {self.remote}: {error}; check the AWS_* variables, then run the command again"
+            ) from None
 
 
 @contextmanager

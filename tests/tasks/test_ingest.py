@@ -309,11 +309,26 @@ def test_altered_shards_are_never_handed_out(tmp_path: Path, here: Path, environ
     shard.write_bytes(data)
     shard.chmod(0o444)
     shutil.rmtree(here / layout.RAW)
-    with pytest.raises((IntegrityError, DataError)):
+    with pytest.raises(
+        IntegrityError, match=r"was altered: delete .dvc/cache/files, then run `tuneline data checkout v1`"
+    ):
         checkout.bring(here, Corpus.open(environment), version)
+    shutil.rmtree(here / ".dvc" / "cache" / "files")
+    checkout.bring(here, Corpus.open(environment), version)
+    assert len(rows(here)) == 50
     other = workspace(tmp_path / "whole")
     checkout.bring(other, Corpus.open(environment), version)
     assert len(rows(other)) == 50
+
+
+def test_a_checkout_of_what_lies_here_is_checked_too(tmp_path: Path, here: Path, environment: dict[str, str]) -> None:
+    version = take(write(tmp_path / "landing" / "a.jsonl", [say(number) for number in range(50)]).parent, here)
+    shard = next((here / layout.RAW).glob("*.zst"))
+    data = shard.read_bytes()
+    shard.unlink()  # not the cache's copy, which it may be a link to
+    shard.write_bytes(data[:-1])
+    checkout.bring(here, Corpus.open(environment), version)
+    assert len(rows(here)) == 50
 
 
 def test_files_that_no_version_has_are_not_overwritten(tmp_path: Path, here: Path) -> None:
