@@ -21,7 +21,7 @@ from tasks.data.arrival import Account, Reader, reader
 from tasks.data.profile import Profile
 from tasks.data.seen import Seen
 from tasks.storage import checkout
-from tasks.storage.corpus import Arrival, Corpus, DataVersion, fresh
+from tasks.storage.corpus import COUNTS, Arrival, Corpus, DataVersion, fresh
 from tasks.storage.landing import Landing, LandingFile, place, source_of
 from tasks.storage.versions import Scratch, scratch
 
@@ -155,10 +155,7 @@ class _Build:
 
 def account(arrivals: Sequence[Arrival]) -> dict[str, Any]:
     """Totals over files, for people and scripts."""
-    totals: dict[str, Any] = {
-        name: sum(getattr(arrival, name) for arrival in arrivals)
-        for name in ("seen", "accepted", "duplicate", "quarantined")
-    }
+    totals: dict[str, Any] = {name: sum(getattr(arrival, name) for arrival in arrivals) for name in COUNTS}
     reasons = sum((Counter(arrival.reasons) for arrival in arrivals), Counter[str]())
     return totals | {"reasons": dict(sorted(reasons.items()))}
 

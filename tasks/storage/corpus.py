@@ -28,6 +28,10 @@ from tasks.storage.store import Store
 DEFAULT_REGISTRY = "s3://tuneline/registry"
 
 
+COUNTS = ("seen", "accepted", "duplicate", "quarantined")
+"""What is counted of each landing file's rows: the first is the sum of the others."""
+
+
 class Arrival(BaseModel):
     """One landing file that was consumed. Law: `accepted + duplicate + quarantined == seen`."""
 
@@ -79,8 +83,9 @@ class DataVersion(Stored):
     def name(self) -> str:
         return f"v{self.number}"
 
-    def total(self, field: Literal["seen", "accepted", "duplicate", "quarantined"]) -> int:
-        return sum(getattr(arrival, field) for arrival in self.arrivals)
+    def total(self, count: str) -> int:
+        """The sum over its arrivals of one of COUNTS."""
+        return sum(getattr(arrival, count) for arrival in self.arrivals)
 
 
 @dataclass(frozen=True)

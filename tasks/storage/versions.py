@@ -117,11 +117,6 @@ class Pipeline:
         with self._open() as repo:
             repo.checkout([stage.name for stage in self.stages], force=True)
 
-    def track(self, path: Path) -> None:
-        """`dvc add`: the folder becomes a data version, named by `<path>.dvc`."""
-        with self._open() as repo:
-            repo.add(str(path))
-
     def set_params(self, changes: Mapping[str, Any]) -> None:
         """Write dotted paths into the workspace's params.yaml, leaving its comments where they are."""
         from dvc.utils.serialize import modify_yaml

@@ -9,12 +9,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from flows.cli.data.store import COUNTS
 from tasks.core import layout, manifest, params
 from tasks.core.errors import ParamsError
 from tasks.data import preview, shards
 from tasks.data.tokens import ChatTokenizer
 from tasks.ingest import examine
+from tasks.storage.corpus import COUNTS
 from tasks.storage.versions import Change, Pipeline
 
 

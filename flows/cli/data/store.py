@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from tasks.storage import checkout
 from tasks.storage.corpus import Corpus
 
-COUNTS = ("seen", "accepted", "duplicate", "quarantined")
-
 
 @contextmanager
 def corpus() -> Generator[Corpus]:

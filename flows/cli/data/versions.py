@@ -19,7 +19,7 @@ from tasks.data.drift import drift
 from tasks.data.profile import Profile
 from tasks.publish import registry
 from tasks.storage import checkout
-from tasks.storage.corpus import Corpus, DataVersion, fresh
+from tasks.storage.corpus import COUNTS, Corpus, DataVersion, fresh
 from tasks.storage.landing import place
 from tasks.storage.model_version import parse_reference
 from tasks.storage.versions import scratch
@@ -57,7 +57,7 @@ def status(arguments: argparse.Namespace) -> int:
 def _brief(version: DataVersion) -> dict[str, Any]:
     return {
         "version": version.name, "created": version.created.isoformat(), "action": version.action,
-        "rows": version.rows, "data": version.data, **{name: version.total(name) for name in store.COUNTS},
+        "rows": version.rows, "data": version.data, **{name: version.total(name) for name in COUNTS},
         "forgotten": version.forgotten.rows if version.forgotten else 0,
     }  # fmt: skip
 
@@ -66,7 +66,7 @@ def _line(version: DataVersion) -> str:
     when = version.created.strftime("%Y-%m-%d %H:%M")
     if version.forgotten:
         return f"{version.name:5} {when}  {version.rows:9} rows  forgot {version.forgotten.rows} where {version.forgotten.where}"
-    counts = "  ".join(f"{name} {version.total(name)}" for name in store.COUNTS)
+    counts = "  ".join(f"{name} {version.total(name)}" for name in COUNTS)
     return f"{version.name:5} {when}  {version.rows:9} rows  {counts}"
 
 
@@ -87,7 +87,7 @@ def show(arguments: argparse.Namespace) -> int:
     print(f"by        {version.who}")
     for arrival in version.arrivals:
         formats = ", ".join(f"{name} {count}" for name, count in arrival.formats.items())
-        counts = "  ".join(f"{name} {getattr(arrival, name)}" for name in store.COUNTS)
+        counts = "  ".join(f"{name} {getattr(arrival, name)}" for name in COUNTS)
         print(f"arrival   {arrival.key}  {counts}  {formats}")
         for reason, count in arrival.reasons.items():
             print(f"            {reason}: {count}")

@@ -24,14 +24,6 @@ def histogram(lengths: npt.ArrayLike) -> npt.NDArray[np.int64]:
     return np.bincount(np.asarray(lengths, np.int64)).astype(np.int64)
 
 
-def added(left: npt.NDArray[np.int64], right: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Law: added(histogram(a), histogram(b)) is the histogram of a and b together."""
-    total = np.zeros(max(len(left), len(right)), np.int64)
-    total[: len(left)] += left
-    total[: len(right)] += right
-    return total
-
-
 def fences(histogram: npt.NDArray[np.int64], quartiles: float) -> Fences:
     """`quartiles` interquartile ranges beyond the quartiles; without rows nothing is outside.
 

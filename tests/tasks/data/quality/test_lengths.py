@@ -22,12 +22,6 @@ def test_the_fences_are_tukeys(found: list[int], quartiles: float) -> None:
     assert lengths.fences(lengths.histogram(found), quartiles) == (first - reach, third + reach)
 
 
-@given(LENGTHS, LENGTHS)
-def test_histograms_add_up(some: list[int], others: list[int]) -> None:
-    total = lengths.added(lengths.histogram(some), lengths.histogram(others))
-    assert total.tolist() == lengths.histogram([*some, *others]).tolist()
-
-
 def test_without_rows_nothing_is_outside() -> None:
     assert lengths.fences(lengths.histogram([]), 3.0) == (-math.inf, math.inf)
 
