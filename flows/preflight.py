@@ -16,7 +16,7 @@ FREE_BYTES = 3 << 30
 
 def check(params: Params) -> None:
     """ParamsError, ModelError or ResourceError: the first thing that would stop the run later."""
-    methods.check(params.train.method)
+    methods.find(params.train)
     metrics.check(params.evaluate.metrics)
     for format in params.quantize.formats:
         export.find(format)

@@ -103,7 +103,7 @@ def _record(workspace: Path, snapshot: Snapshot, seconds: Mapping[str, float]) -
         "dvc_lock": _yaml(workspace / "dvc.lock"),
         "git": {"commit": snapshot.head, "snapshot": snapshot.commit, "changes": snapshot.changes},
         "lock_file": digest.of_file(workspace / LOCK_FILE) if (workspace / LOCK_FILE).is_file() else None,
-        "seed": chosen.train.seed,
+        "seed": chosen.train.launch.seed,
         "metrics": yaml.safe_load((workspace / layout.RUN_REPORT / "metrics.json").read_text(encoding="utf-8")),
         "report": evaluations.digest,
         "cost": {"training": trained.facts, "stages_seconds": dict(seconds)},

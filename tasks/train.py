@@ -27,10 +27,10 @@ def train(params: TrainParams, *, chat: Path, base: Path, out: Path, report: Pat
     outcome = adapters.train(params, chat=chat, base=base, checkpoints=layout.checkpoints(key), seconds=seconds)
     values = params.model_dump(mode="json")
     with manifest.staged(report) as folder:
-        outcome.write_reports(folder)
+        outcome.result.write(folder)
         manifest.seal(folder, step="train", inputs=inputs, params=values, facts=outcome.measured)
     with manifest.staged(out) as folder:
-        outcome.write_adapter(folder)
+        outcome.tuned.save(folder)
         sealed = manifest.seal(folder, step="train", inputs=inputs, params=values, facts=outcome.facts)
     outcome.checkpoints.clear()
     return sealed

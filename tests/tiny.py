@@ -86,7 +86,7 @@ def params(base: Path, **sections: dict[str, Any]) -> dict[str, Any]:
         "data": {},
         "prepare": {"splits": {"valid": 0.1, "test": 0.3}},
         "merge": {"dtype": "base"},
-        "train": {"rank": 4, "epochs": 2, "dtype": "float32", "batch": {"packs": 1, "micro_tokens": 256}},
+        "train": {"rank": 4, "epochs": 2, "launch": {"dtype": "float32"}, "batch": {"packs": 1, "micro_tokens": 256}},
         "quantize": {"formats": ["nf4"]},
         "evaluate": {"metrics": ["exact_match", "chrf"], "max_new_tokens": 4, "batch_size": 8},
         "report": {"samples": 2},

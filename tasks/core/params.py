@@ -58,23 +58,24 @@ def parse(value: object, where: str) -> Params:
     try:
         return Params.model_validate(value)
     except ValidationError as error:
-        raise ParamsError(f"{where}: " + "; ".join(_complaints(error))) from None
+        raise ParamsError(f"{where}: " + "; ".join(complaints(error, Params))) from None
 
 
-def _complaints(error: ValidationError) -> Iterable[str]:
+def complaints(error: ValidationError, section: type[BaseModel], prefix: str = "") -> Iterable[str]:
+    """Every error of a section at once, each with its dotted path; an unknown key names the known ones."""
     for item in error.errors():
-        path = ".".join(str(part) for part in item["loc"])
+        path = ".".join(str(part) for part in (prefix, *item["loc"]) if part != "")
         if item["type"] == "extra_forbidden":
-            yield f"{path}: unknown key; known here: {', '.join(_known(item['loc'][:-1]))}"
+            known = sorted(_inner(section, item["loc"][:-1]).model_fields)
+            yield f"{path}: unknown key; known here: {', '.join(known) or 'none'}"
         else:
             yield f"{path}: {item['msg'].removeprefix('Value error, ')} (found {item['input']!r})"
 
 
-def _known(loc: tuple[int | str, ...]) -> list[str]:
-    section: type[BaseModel] = Params
+def _inner(section: type[BaseModel], loc: Iterable[int | str]) -> type[BaseModel]:
     for part in loc:
         section = cast("type[BaseModel]", section.model_fields[str(part)].annotation)
-    return sorted(section.model_fields)
+    return section
 
 
 def override(params: Params, settings: Iterable[str]) -> Params:

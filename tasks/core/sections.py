@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -150,27 +150,60 @@ class PrepareParams(Section):
 class Batch(Section):
     packs: Annotated[Count, Field(description="packs an optimizer step; their size is prepare.pack.tokens")] = 1
     micro_tokens: Annotated[Count, Field(description="tokens a forward pass: bounds memory, not the result")] = 1024
+    neftune: Annotated[
+        float, Field(ge=0, description="noise on the embeddings, alpha of Jain et al. 2023 (arXiv 2310.05914); 0: none")
+    ] = 0.0
 
 
 class Optimizer(Section):
+    name: Literal["adamw", "paged_adamw_8bit", "adafactor", "lion", "muon"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: Annotated[Share, Field(description="share of the steps")] = 0.05
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, description="of what trains, never of the frozen base")] = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+
+
+class Validation(Section):
+    """How often the loss on the validation rows is measured, and what it decides."""
+
+    times: Annotated[Count, Field(description="in a run, beside the start")] = 4
+    patience: Annotated[
+        Count | None, Field(description="so many measurements without a lower loss end the training; null: never")
+    ] = None
+    keep: Annotated[Literal["last", "best"], Field(description="the last weights, or those of the lowest loss")] = (
+        "last"
+    )
+
+
+class Launch(Section):
+    """How it is computed."""
+
+    dtype: Annotated[
+        Literal["auto", "bfloat16", "float32"], Field(description="auto: bfloat16 where it is multiplied in hardware")
+    ] = "auto"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 7
+    processes: Annotated[Count, Field(description="that share each step's packs")] = 1
+    sharded: Annotated[bool, Field(description="each process holds its share of the base only (FSDP2)")] = False
+    recompute: Annotated[
+        Literal["auto", "never", "always"],
+        Field(description="activations in the backward pass; auto: if memory asks for it"),
+    ] = "auto"
 
 
 class TrainParams(Section):
     method: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")] = "lora"
     rank: Count = 16
     alpha: Annotated[float, Field(gt=0)] = 32.0
-    dropout: Share = 0.0
-    targets: Annotated[str | tuple[str, ...], Field(description="all-linear, or module names")] = "all-linear"
+    targets: Annotated[
+        str | tuple[str, ...], Field(description="all-linear, a regular expression, or module names")
+    ] = "all-linear"
+    options: Annotated[dict[str, Any], Field(description="the method's own (docs/methods.md)")] = {}
     epochs: Count = 1
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 7
     batch: Batch = Batch()
     optimizer: Optimizer = Optimizer()
+    validation: Validation = Validation()
+    launch: Launch = Launch()
 
 
 class MergeParams(Section):

@@ -32,6 +32,12 @@ class State:
     tensors: Mapping[str, Tensor]
     values: Mapping[str, Any]
 
+    def part(self, name: str) -> dict[str, Tensor]:
+        """The tensors called `NAME.…`, without that beginning."""
+        return {
+            key.removeprefix(f"{name}."): value for key, value in self.tensors.items() if key.startswith(f"{name}.")
+        }
+
 
 class Checkpoints:
     """The checkpoints of one piece of work, in `folder`; `seconds` between two saves."""

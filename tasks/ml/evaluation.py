@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
-
 from tasks.core import events, manifest
 from tasks.core.sections import EvaluateParams
 from tasks.data import chatset
@@ -19,6 +17,7 @@ from tasks.data.chatset import Example
 from tasks.data.rows import Message
 from tasks.data.tokens import ChatTokenizer
 from tasks.ml import export, generation, loading, metrics, packing, training
+from tasks.ml.tuned import Runner
 
 
 @dataclass(frozen=True)
@@ -56,16 +55,16 @@ def run(params: EvaluateParams, *, target: str, chat: Path, base: Path, model: P
     })  # fmt: skip
 
 
-def load(target: str, base: Path, model: Path) -> PreTrainedModel:
+def load(target: str, base: Path, model: Path) -> Runner:
     """The target as it is served: a plain folder, an adapter on the base that it was trained on, or a finished format."""
     if target in ("base", "merged"):
-        return loading.load(model, loading.compute_dtype("auto"))
+        return Runner.of(loading.load(model, loading.compute_dtype("auto")))
     if target == "adapter":
         facts = manifest.read(model).facts
-        bare = loading.load(base, loading.compute_dtype(facts["dtype"]), nf4=facts["nf4_base"])
-        tuned: Any = loading.with_adapter(bare, model)
-        return tuned.get_base_model()
-    return export.find(target)[0].load(model)
+        return loading.with_adapter(
+            loading.load(base, loading.compute_dtype(facts["dtype"]), held=facts["base"]), model
+        )
+    return Runner.of(export.find(target)[0].load(model))
 
 
 def _rows(

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from transformers import PreTrainedModel
 
 from tasks.core import events
 from tasks.core.sections import EvaluateParams
 from tasks.data.chatset import Example
 from tasks.data.tokens import ChatTokenizer
+from tasks.ml.tuned import Runner
 
 
 def answer(
-    model: PreTrainedModel, tokenizer: ChatTokenizer, examples: Sequence[Example], params: EvaluateParams, what: str
+    runner: Runner, tokenizer: ChatTokenizer, examples: Sequence[Example], params: EvaluateParams, what: str
 ) -> tuple[list[str], int]:
     """The model's answer to each row's prompt, in the rows' order, and how many tokens were generated."""
     prompts = [tokenizer.prompt(example.conversation, example.functions) for example in examples]
@@ -22,7 +22,7 @@ def answer(
     texts, generated = [""] * len(prompts), 0
     for start in range(0, len(order), params.batch_size):
         places = order[start : start + params.batch_size]
-        for place, ids in zip(places, _generate(model, [prompts[i] for i in places], tokenizer, params), strict=True):
+        for place, ids in zip(places, _generate(runner, [prompts[i] for i in places], tokenizer, params), strict=True):
             texts[place] = tokenizer.decode(ids)
             generated += len(ids)
         events.progress(what, start + len(places), len(order))
@@ -30,14 +30,14 @@ def answer(
 
 
 def _generate(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], tokenizer: ChatTokenizer, params: EvaluateParams
+    runner: Runner, prompts: Sequence[Sequence[int]], tokenizer: ChatTokenizer, params: EvaluateParams
 ) -> list[list[int]]:
     """New ids a prompt, up to and with the token that ends the turn."""
     width, pad = max(map(len, prompts)), min(tokenizer.ends)
-    ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+    ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=runner.model.device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=runner.model.device)
     with torch.inference_mode():
-        out = model.generate(  # pyright: ignore[reportCallIssue]
+        out = runner.generate(
             input_ids=ids, attention_mask=mask, max_new_tokens=params.max_new_tokens, do_sample=False,
             eos_token_id=sorted(tokenizer.ends), pad_token_id=pad,
         )  # fmt: skip

@@ -6,13 +6,16 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tasks.core.errors import DISK_FULL, ModelError, ResourceError
+
+if TYPE_CHECKING:
+    from tasks.ml.tuned import Runner
 
 
 def device() -> torch.device:
@@ -44,13 +47,15 @@ def threads() -> None:
     torch.set_num_threads(int(os.environ.get("TUNELINE_THREADS", len(os.sched_getaffinity(0)))))
 
 
-def load(folder: Path, dtype: torch.dtype, *, nf4: bool = False, attention: str = "sdpa") -> PreTrainedModel:
-    """The model of a folder in `dtype`, its frozen linear weights in NF4 if asked (Dettmers et al. 2023, arXiv 2305.14314).
+def load(folder: Path, dtype: torch.dtype, *, held: str = "plain", attention: str = "sdpa") -> PreTrainedModel:
+    """The model of a folder in `dtype`, its frozen linear weights `held` in `nf4` or `int8` if asked.
+
+    NF4: Dettmers et al. 2023, arXiv 2305.14314. int8: Dettmers et al. 2022, arXiv 2208.07339.
 
     A folder that was quantised says so in its config and is loaded as it is.
     ModelError: transformers can't load it.
     """
-    options: dict[str, Any] = {"quantization_config": nf4_config(dtype)} if nf4 else {}
+    options: dict[str, Any] = {} if held == "plain" else {"quantization_config": quantization(held, dtype)}
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation=attention, device_map=str(device()),
@@ -62,9 +67,11 @@ def load(folder: Path, dtype: torch.dtype, *, nf4: bool = False, attention: str 
     return model.eval()
 
 
-def nf4_config(dtype: torch.dtype) -> Any:
+def quantization(held: str, dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
+    if held == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
@@ -94,11 +101,13 @@ def forget_path(model: Any) -> None:
     model.name_or_path = model.config._name_or_path = ""
 
 
-def with_adapter(model: PreTrainedModel, adapter: Path) -> torch.nn.Module:
+def with_adapter(model: PreTrainedModel, adapter: Path) -> Runner:
     """The model with a saved adapter on it, in evaluation mode."""
     from peft import PeftModel
 
+    from tasks.ml import peft_tuned
+
     try:
-        return PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False).eval()
+        return peft_tuned.runner(PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False).eval())
     except (ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"the adapter {adapter} does not fit its base: {error}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from tasks.data.chatset import Tokens
+
+if TYPE_CHECKING:
+    from tasks.ml.tuned import Runner
 
 ATTENTION = "tuneline_segments"
 SHORT = 512
@@ -81,22 +85,31 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: 
 AttentionInterface.register(ATTENTION, attend)
 
 
-def loss_sum(model: PreTrainedModel, pack: Pack) -> Tensor:
-    """Cross-entropy summed over the pack's targets, in float32; the head runs on their predictors alone."""
-    states = model.base_model(
-        input_ids=pack.ids.to(model.device), position_ids=pack.positions.to(model.device), lengths=pack.lengths,
-        use_cache=False,
-    ).last_hidden_state  # fmt: skip
+def loss_sum(model: PreTrainedModel, pack: Pack, noise: float = 0.0) -> Tensor:
+    """Cross-entropy summed over the pack's targets, in float32; the head runs on their predictors alone.
+
+    `noise` is NEFTune's alpha (Jain et al. 2023, arXiv 2310.05914): uniform noise of at most alpha / sqrt(L d) on the
+    embeddings of a row of L tokens, in training only.
+    """
+    embeddings: Any = model.get_input_embeddings()
+    states = embeddings(pack.ids.to(model.device))
+    if noise and model.training:
+        sizes = torch.tensor(pack.lengths).repeat_interleave(torch.tensor(pack.lengths)).to(states.device)
+        bound = (noise / (sizes * states.shape[-1]).sqrt())[None, :, None]
+        states = states + (torch.empty_like(states).uniform_(-1, 1) * bound).to(states.dtype)
+    out = model.base_model(
+        inputs_embeds=states, position_ids=pack.positions.to(model.device), lengths=pack.lengths, use_cache=False
+    ).last_hidden_state
     head = model.get_output_embeddings()
     assert head is not None
-    logits = head(states[0, pack.predictors.to(states.device)])
+    logits = head(out[0, pack.predictors.to(out.device)])
     return F.cross_entropy(logits.float(), pack.targets.to(logits.device), reduction="sum")
 
 
-def row_losses(model: PreTrainedModel, examples: Sequence[Tokens]) -> Iterator[tuple[Tokens, float, int]]:
+def row_losses(runner: Runner, examples: Sequence[Tokens]) -> Iterator[tuple[Tokens, float, int]]:
     """Each row's mean loss over its targets and their number, without gradients."""
     with torch.inference_mode():
         for example in examples:
             single = pack([example])
             count = len(single.targets)
-            yield example, (loss_sum(model, single).item() / count if count else 0.0), count
+            yield example, (runner.loss_sum(single, 0.0).item() / count if count else 0.0), count

@@ -47,10 +47,10 @@ def test_a_method_trains_merges_and_is_judged(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_base: Path, method: str
 ) -> None:
     monkeypatch.setenv("TUNELINE_WORK", str(tmp_path / "work"))
-    params = Params.model_validate(tiny.params(tiny_base, train={"method": method, "dtype": "auto"}))
+    params = Params.model_validate(tiny.params(tiny_base, train={"method": method, "launch": {"dtype": "auto"}}))
     chat, base = prepared / "chat", prepared / "base"
     trained = train(params.train, chat=chat, base=base, out=tmp_path / "adapter", report=tmp_path / "report")
-    assert trained.facts["nf4_base"] == (method == "qlora")
+    assert trained.facts["base"] == ("nf4" if method == "qlora" else "plain")
     assert not (tmp_path / "work" / "checkpoints").exists() or not list((tmp_path / "work" / "checkpoints").iterdir())
     merged = merge(params.merge, base=base, adapter=tmp_path / "adapter", out=tmp_path / "merged")
     assert merged.inputs == {"base": manifest.read(base).digest, "adapter": trained.digest}

@@ -23,7 +23,7 @@ def write(merged: Path, into: Path, variant: str) -> dict[str, Any]:
     """Quantise, save, and look at what was saved: some tools merge and silently do not quantise."""
     from tasks.ml import loading
 
-    model = loading.load(merged, loading.compute_dtype("auto"), nf4=True)
+    model = loading.load(merged, loading.compute_dtype("auto"), held="nf4")
     packed = sum(1 for module in model.modules() if type(module).__name__ == "Linear4bit")
     loading.forget_path(model)
     with loading.writing(into):

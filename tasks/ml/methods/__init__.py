@@ -1,26 +1,37 @@
-"""Fine-tuning methods: one file each, found by its name. This package imports no torch, so that names can be checked first."""
+"""Fine-tuning methods: one file each, found by its name. Neither this package nor a method's file imports torch at
+its top, so that names and options can be checked before anything runs."""
 
 from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+
+from pydantic import ValidationError
 
 from tasks.core.errors import ParamsError
-from tasks.core.sections import TrainParams
+from tasks.core.params import complaints
+from tasks.core.sections import Section, TrainParams
 
 if TYPE_CHECKING:
-    from peft import PeftModel
     from transformers import PreTrainedModel
+
+    from tasks.ml.tuned import Ahead, Tuned
+
+Base = Literal["plain", "nf4", "int8"]
 
 
 class Method(Protocol):
     """What a method's file defines."""
 
-    NF4_BASE: bool
-    """Whether the frozen base is held in NF4."""
+    Options: type[Section]
+    """The closed section of `train.options`."""
 
-    def attach(self, model: PreTrainedModel, params: TrainParams) -> PeftModel:
+    def base(self, options: Any) -> Base:
+        """How the frozen base is held while it trains."""
+        ...
+
+    def attach(self, model: PreTrainedModel, params: TrainParams, options: Any, ahead: Ahead) -> Tuned:
         """Put fresh trainable parameters on the frozen model. ParamsError: they can't fit it."""
         ...
 
@@ -29,12 +40,13 @@ def known() -> list[str]:
     return sorted(file.stem for file in Path(__file__).parent.glob("*.py") if file.stem != "__init__")
 
 
-def check(name: str) -> None:
-    """ParamsError: no such method; the message lists those there are."""
-    if name not in known():
-        raise ParamsError(f"train.method: unknown method {name!r}; known: {', '.join(known())}")
-
-
-def find(name: str) -> Method:
-    check(name)
-    return cast("Method", importlib.import_module(f"tasks.ml.methods.{name}"))
+def find(params: TrainParams) -> tuple[Method, Any]:
+    """The method and its options. ParamsError: no such method or option; the message lists those there are."""
+    if params.method not in known():
+        raise ParamsError(f"train.method: unknown method {params.method!r}; known: {', '.join(known())}")
+    method = cast("Method", importlib.import_module(f"tasks.ml.methods.{params.method}"))
+    try:
+        return method, method.Options.model_validate(params.options)
+    except ValidationError as error:
+        said = "; ".join(complaints(error, method.Options, "train.options"))
+        raise ParamsError(f"train.method={params.method}: {said}") from None

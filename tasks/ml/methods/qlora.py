@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from tasks.ml.methods.lora import attach
+from typing import TYPE_CHECKING
 
-__all__ = ["NF4_BASE", "attach"]
+from tasks.ml.methods.lora import Options, attach
 
-NF4_BASE = True
+if TYPE_CHECKING:
+    from tasks.ml.methods import Base
+
+__all__ = ["Options", "attach", "base"]
+
+
+def base(_options: Options) -> Base:
+    return "nf4"

@@ -8,25 +8,28 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from tasks.core.errors import ModelError, ParamsError
 from tasks.core.sections import TrainParams
 from tasks.ml import export, loading, methods
 from tasks.ml.export import merge
+from tasks.ml.tuned import Ahead
 from tests import tiny
 
 
 def make_adapter(base: Path, folder: Path, seed: int = 3, **changes: Any) -> Path:
     """An adapter with both halves random, as training leaves it."""
-    params = TrainParams(rank=4, dtype="float32", **changes)
+    params = TrainParams(rank=4, **changes)
     torch.manual_seed(seed)
-    tuned = methods.find("lora").attach(loading.load(base, torch.float32), params)
+    method, options = methods.find(params)
+    tuned = method.attach(loading.load(base, torch.float32), params, options, Ahead(1, ()))
     with torch.no_grad():
-        for name, value in tuned.named_parameters():
+        for name, value in tuned.trainable().items():
             if "lora_B" in name:
                 value.normal_(std=0.05)
-    tuned.save_pretrained(str(folder))
+    tuned.save(folder)
     return folder
 
 
@@ -56,7 +59,7 @@ def test_the_merge_is_pefts_own(
     base = tmp_path / "base"
     model: Any = loading.load(tiny_base, stored)
     model.save_pretrained(base)
-    wanted = loading.with_adapter(loading.load(base, torch.float32), adapter).merge_and_unload().state_dict()  # type: ignore[operator]
+    wanted = PeftModel.from_pretrained(loading.load(base, torch.float32), str(adapter)).merge_and_unload().state_dict()  # type: ignore[operator]
     (tmp_path / "out").mkdir()
     facts = merge.write(base, adapter, tmp_path / "out", dtype)
     found = load_file(tmp_path / "out" / "model.safetensors")
@@ -69,7 +72,7 @@ def test_the_merge_is_pefts_own(
 
 
 def test_a_merged_model_answers_as_base_and_adapter(tiny_base: Path, adapter: Path, merged: Path) -> None:
-    together = logits(loading.with_adapter(loading.load(tiny_base, torch.float32), adapter))
+    together = logits(loading.with_adapter(loading.load(tiny_base, torch.float32), adapter).model)
     alone = logits(loading.load(merged, torch.float32))
     assert not torch.allclose(logits(loading.load(tiny_base, torch.float32)), alone, atol=1e-3)
     torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-5)

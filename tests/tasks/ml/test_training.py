@@ -14,12 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.core.errors import DataError, ParamsError
-from tasks.core.sections import Batch, Optimizer, TrainParams
+from tasks.core.sections import Batch, Launch, Optimizer, TrainParams
 from tasks.data.chatset import Segment
 from tasks.ml import loading, methods, packing, training
 from tasks.ml.checkpoints import Checkpoints
+from tasks.ml.history import Record
+from tasks.ml.tuned import Ahead, Tuned
 
-PARAMS = TrainParams(rank=4, epochs=2, dtype="float32", batch=Batch(packs=4, micro_tokens=64))
+PARAMS = TrainParams(rank=4, epochs=2, launch=Launch(dtype="float32"), batch=Batch(packs=4, micro_tokens=64))
+AHEAD = Ahead(10, ())
 
 
 def example(number: int, length: int) -> Segment:
@@ -78,11 +81,15 @@ def test_long_segments_agree_with_short_ones(tiny_base: Path, monkeypatch: pytes
 def fit(
     base: Path, folder: Path, params: TrainParams = PARAMS, rows: Sequence[Segment] = ROWS, seconds: float = 1e9
 ) -> Any:
-    torch.manual_seed(params.seed)
-    tuned = methods.find(params.method).attach(model(base, loading.compute_dtype(params.dtype)), params)
-    bare: Any = tuned.get_base_model()
-    result = training.fit(bare, [[row] for row in rows], rows[:3], params, Checkpoints(folder, seconds))
-    return {name: value for name, value in bare.named_parameters() if value.requires_grad}, result
+    torch.manual_seed(params.launch.seed)
+    tuned = attach(model(base, loading.compute_dtype(params.launch.dtype)), params)
+    result = training.fit(tuned, [[row] for row in rows], rows[:3], params, Checkpoints(folder, seconds))
+    return tuned.trainable(), result
+
+
+def attach(frozen: Any, params: TrainParams) -> Tuned:
+    method, options = methods.find(params)
+    return method.attach(frozen, params, options, AHEAD)
 
 
 def test_micro_batches_change_no_step(tiny_base: Path, tmp_path: Path) -> None:
@@ -92,8 +99,10 @@ def test_micro_batches_change_no_step(tiny_base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_every_trainable_tensor_moves_and_the_loss_falls(tiny_base: Path, tmp_path: Path, dtype: str) -> None:
-    params = PARAMS.model_copy(update={"dtype": dtype, "epochs": 15, "optimizer": Optimizer(learning_rate=3e-2)})
+def test_every_trainable_tensor_moves_and_the_loss_falls(tiny_base: Path, tmp_path: Path, dtype: Any) -> None:
+    params = PARAMS.model_copy(
+        update={"launch": Launch(dtype=dtype), "epochs": 15, "optimizer": Optimizer(learning_rate=3e-2)}
+    )
     start, _ = fit(
         tiny_base, tmp_path / "a", params.model_copy(update={"epochs": 1, "optimizer": Optimizer(learning_rate=1e-30)})
     )
@@ -111,7 +120,7 @@ class Killed(Exception):
 def test_a_killed_run_ends_as_an_undisturbed_one(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropout: float
 ) -> None:
-    params = PARAMS.model_copy(update={"dropout": dropout})
+    params = PARAMS.model_copy(update={"options": {"dropout": dropout}})
     wanted, undisturbed = fit(tiny_base, tmp_path / "whole", params)
     real, calls = training._batch, []  # pyright: ignore[reportPrivateUsage]
 
@@ -177,19 +186,19 @@ def test_the_rate_warms_up_then_never_rises(schedule: Any) -> None:
 )
 def test_an_adapter_that_can_t_fit_is_refused(tiny_base: Path, changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ParamsError) as caught:
-        methods.find("lora").attach(model(tiny_base), PARAMS.model_copy(update=changes))
+        attach(model(tiny_base), PARAMS.model_copy(update=changes))
     assert says in str(caught.value)
 
 
 def test_an_unknown_method_lists_the_known_ones() -> None:
     with pytest.raises(ParamsError, match="unknown method 'lroa'; known: lora, qlora"):
-        methods.find("lroa")
+        methods.find(PARAMS.model_copy(update={"method": "lroa"}))
 
 
 def test_lora_is_the_papers_equation(tiny_base: Path) -> None:
     """h = W x + (alpha/r) B A x (arXiv 2106.09685), in float64 on one layer."""
-    tuned: Any = methods.find("lora").attach(model(tiny_base), PARAMS)
-    layer = tuned.get_base_model().model.layers[0].self_attn.q_proj.double()
+    tuned: Any = attach(model(tiny_base), PARAMS).runner.model
+    layer = tuned.model.layers[0].self_attn.q_proj.double()
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     assert not b.any() and a.any()
     with torch.no_grad():
@@ -202,9 +211,9 @@ def test_lora_is_the_papers_equation(tiny_base: Path) -> None:
 def test_qlora_reaches_every_adapter_after_an_evaluation(tiny_base: Path) -> None:
     """bitsandbytes 0.50 repacks 4-bit weights at the first forward in eval mode on some processors; then most adapters
     silently get no gradient."""
-    quantised = loading.load(tiny_base, torch.bfloat16, nf4=True, attention=packing.ATTENTION)
+    quantised = loading.load(tiny_base, torch.bfloat16, held="nf4", attention=packing.ATTENTION)
     quantised.requires_grad_(False)
-    tuned: Any = methods.find("qlora").attach(quantised, PARAMS).get_base_model()
+    tuned: Any = attach(quantised, PARAMS.model_copy(update={"method": "qlora"})).runner.model
     with torch.inference_mode():
         packing.loss_sum(tuned.eval(), packing.pack(ROWS[:2]))
     packing.loss_sum(tuned.train(), packing.pack(ROWS[:2])).backward()
@@ -215,8 +224,8 @@ def test_qlora_reaches_every_adapter_after_an_evaluation(tiny_base: Path) -> Non
 
 def test_the_record_of_a_step_is_complete(tiny_base: Path, tmp_path: Path) -> None:
     _, result = fit(tiny_base, tmp_path)
-    training.write_reports(result, tmp_path)
+    result.write(tmp_path)
     lines = (tmp_path / "history.csv").read_text().splitlines()
-    assert lines[0].split(",") == [field.name for field in dataclasses.fields(training.Record)]
+    assert lines[0].split(",") == [field.name for field in dataclasses.fields(Record)]
     assert len(lines) == 1 + 2 * math.ceil(len(ROWS) / PARAMS.batch.packs)
     assert result.history[-1].tokens == 2 * sum(len(row.ids) for row in ROWS)
