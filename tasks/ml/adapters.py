@@ -10,7 +10,7 @@ import torch
 
 from tasks.core.sections import TrainParams
 from tasks.data import chatset
-from tasks.ml import loading, methods, packing, training
+from tasks.ml import attention, fused, loading, methods, training
 from tasks.ml.checkpoints import Checkpoints
 from tasks.ml.history import Result
 from tasks.ml.tuned import Ahead, Tuned
@@ -33,11 +33,12 @@ def train(params: TrainParams, *, chat: Path, base: Path, checkpoints: Path, sec
     loading.threads()
     torch.manual_seed(params.launch.seed)
     held = method.base(options)
-    model = loading.load(base, loading.compute_dtype(params.launch.dtype), held=held, attention=packing.ATTENTION)
+    model = loading.load(base, loading.compute_dtype(params.launch.dtype), held=held, attention=attention.NAME)
     model.requires_grad_(False)
     packs, valid = chatset.Packs(chat / "train"), chatset.read(chat / "valid.parquet")
     ahead = Ahead(training.steps_an_epoch(len(packs), params) * params.epochs, packs)
     tuned = method.attach(model, params, options, ahead)
+    fused.fuse(model)
     keeper = Checkpoints(checkpoints, seconds)
     try:
         result = training.fit(tuned, packs, valid, params, keeper)

@@ -7,18 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from tasks.data.chatset import Tokens
+from tasks.ml import head
 
 if TYPE_CHECKING:
     from tasks.ml.tuned import Runner
-
-ATTENTION = "tuneline_segments"
-SHORT = 512
-"""Below this many tokens, plain matrix products beat the fused kernel on a CPU in bfloat16 (docs/decisions.md)."""
 
 
 @dataclass(frozen=True)
@@ -56,35 +52,6 @@ def pack(examples: Sequence[Tokens]) -> Pack:
     return Pack(ids[None], positions[None], tuple(len(e.ids) for e in examples), targets - 1, ids[targets])
 
 
-def attend(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, *,
-    scaling: float, lengths: tuple[int, ...], dropout: float = 0.0, **_: object,
-) -> tuple[Tensor, None]:  # fmt: skip
-    """Causal attention within each segment. Shapes: query (1, heads, tokens, dim), key and value with fewer heads
-    where they are shared between queries; the result is (1, tokens, heads, dim), as transformers expects."""
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    parts = [
-        _causal(q, k, v, scaling, dropout)
-        for q, k, v in zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True)
-    ]
-    return torch.cat(parts, dim=2).transpose(1, 2), None
-
-
-def _causal(query: Tensor, key: Tensor, value: Tensor, scaling: float, dropout: float) -> Tensor:
-    length = query.shape[2]
-    if length >= SHORT or query.is_cuda:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, dropout_p=dropout)
-    scores = (query @ key.transpose(2, 3)).float() * scaling
-    hidden = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
-    weights = scores.masked_fill(hidden, float("-inf")).softmax(-1).to(value.dtype)
-    return F.dropout(weights, dropout) @ value
-
-
-AttentionInterface.register(ATTENTION, attend)
-
-
 def loss_sum(model: PreTrainedModel, pack: Pack, noise: float = 0.0) -> Tensor:
     """Cross-entropy summed over the pack's targets, in float32; the head runs on their predictors alone.
 
@@ -100,10 +67,12 @@ def loss_sum(model: PreTrainedModel, pack: Pack, noise: float = 0.0) -> Tensor:
     out = model.base_model(
         inputs_embeds=states, position_ids=pack.positions.to(model.device), lengths=pack.lengths, use_cache=False
     ).last_hidden_state
-    head = model.get_output_embeddings()
-    assert head is not None
-    logits = head(out[0, pack.predictors.to(out.device)])
-    return F.cross_entropy(logits.float(), pack.targets.to(logits.device), reduction="sum")
+    return head.loss_sum(out[0, pack.predictors.to(out.device)], *_head(model), pack.targets.to(out.device))
+
+
+def _head(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
+    layer: Any = model.get_output_embeddings()
+    return layer.weight, layer.bias
 
 
 def row_losses(runner: Runner, examples: Sequence[Tokens]) -> Iterator[tuple[Tokens, float, int]]:
