@@ -80,6 +80,13 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_bases(tmp_path_factory: pytest.TempPathFactory) -> dict[tiny.Family, Path]:
+    """The same in each family: Llama, Qwen2, Qwen3 and GPT-2."""
+    folder = tmp_path_factory.mktemp("tiny-bases")
+    return {family: tiny.make_base(folder / family, family) for family in tiny.FAMILIES}
+
+
+@pytest.fixture(scope="session")
 def real_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default base model, SmolLM2-135M-Instruct, as `fetch` leaves it."""
     from tasks.core.sections import FetchParams

@@ -1,10 +1,10 @@
-"""A random two-layer Llama with a real BPE tokenizer and a real chat template: everything a base has, in 0.2 MB."""
+"""A random two-layer model with a real BPE tokenizer and a real chat template: everything a base has, in 0.2 MB."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 TEMPLATE = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
@@ -13,20 +13,44 @@ TEMPLATE = (
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
-def make_base(folder: Path, *, layers: int = 2, seed: int = 0, tie: bool = True, vocabulary: int = 512) -> Path:
-    """Write the base; equal arguments give equal bytes."""
+Family = Literal["llama", "qwen", "qwen3", "gpt2"]
+"""qwen: Qwen2, with biases on q, k and v; qwen3: without, with normed queries and keys; gpt2: Conv1D, learned positions,
+dropout, biases everywhere."""
+FAMILIES: tuple[Family, ...] = get_args(Family)
+
+
+def make_base(
+    folder: Path, family: Family = "llama", *,
+    layers: int = 2, seed: int = 0, tie: bool = True, vocabulary: int = 512, dropout: float = 0.1,
+) -> Path:  # fmt: skip
+    """Write the base; equal arguments give equal bytes. `dropout` is GPT-2's: the other families have none."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     folder.mkdir(parents=True, exist_ok=True)
     size = write_tokenizer(folder, vocabulary)
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=size, hidden_size=32, intermediate_size=64, num_hidden_layers=layers, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=tie, bos_token_id=1, eos_token_id=2,
-        pad_token_id=0,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
+    shared: dict[str, Any] = {
+        "vocab_size": size, "num_hidden_layers": layers, "tie_word_embeddings": tie,
+        "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+    }  # fmt: skip
+    if family != "llama":
+        shared["initializer_range"] = 0.1  # larger than usual, so that what a layer does shows in the loss
+    if family == "gpt2":
+        rates = dict.fromkeys(("attn_pdrop", "resid_pdrop", "embd_pdrop"), dropout)
+        config = AutoConfig.for_model("gpt2", n_embd=32, n_head=4, n_inner=64, n_positions=512, **rates, **shared)
+    else:
+        kind = {"llama": "llama", "qwen": "qwen2", "qwen3": "qwen3"}[family]
+        config = AutoConfig.for_model(
+            kind, hidden_size=32, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2,
+            max_position_embeddings=512, **({"head_dim": 8} if family == "qwen3" else {}), **shared,
+        )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if name.endswith("bias"):  # zeros would hide one that is left out
+                value.normal_(std=0.1)
+    model.save_pretrained(folder)
     return folder
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tasks.core.errors import DataError, ParamsError
 from tasks.core.sections import Batch, Launch, Optimizer, TrainParams
 from tasks.data.chatset import Segment
-from tasks.ml import loading, methods, packing, training
+from tasks.ml import attention, loading, methods, packing, training
 from tasks.ml.checkpoints import Checkpoints
 from tasks.ml.history import Record
 from tasks.ml.tuned import Ahead, Tuned
@@ -33,8 +33,8 @@ def example(number: int, length: int) -> Segment:
 ROWS = [example(number, 8 + number % 13) for number in range(20)]
 
 
-def model(base: Path, dtype: torch.dtype = torch.float32, attention: str = packing.ATTENTION) -> Any:
-    loaded = loading.load(base, dtype, attention=attention)
+def model(base: Path, dtype: torch.dtype = torch.float32, attend: str = attention.NAME) -> Any:
+    loaded = loading.load(base, dtype, attention=attend)
     loaded.requires_grad_(False)
     return loaded
 
@@ -60,22 +60,12 @@ def test_packed_rows_have_the_loss_of_separate_rows(tiny_base: Path, lengths: li
 
 
 def test_the_loss_is_transformers_own(tiny_base: Path) -> None:
-    ours, theirs, row = model(tiny_base), model(tiny_base, attention="eager"), ROWS[7]
+    ours, theirs, row = model(tiny_base), model(tiny_base, attend="eager"), ROWS[7]
     labels = [token if loss else -100 for token, loss in zip(row.ids, row.loss, strict=True)]
     with torch.no_grad():
         wanted = theirs(input_ids=torch.tensor([row.ids]), labels=torch.tensor([labels])).loss.item()
         found = packing.loss_sum(ours, packing.pack([row])).item() / sum(row.loss)
     assert math.isclose(found, wanted, rel_tol=1e-6)
-
-
-def test_long_segments_agree_with_short_ones(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The two ways to attend, chosen by length, are one function."""
-    tuned, rows = model(tiny_base), [example(1, 60), example(2, 33)]
-    with torch.no_grad():
-        plain = packing.loss_sum(tuned, packing.pack(rows)).item()
-        monkeypatch.setattr(packing, "SHORT", 0)
-        fused = packing.loss_sum(tuned, packing.pack(rows)).item()
-    assert math.isclose(plain, fused, rel_tol=1e-6)
 
 
 def fit(
@@ -211,7 +201,7 @@ def test_lora_is_the_papers_equation(tiny_base: Path) -> None:
 def test_qlora_reaches_every_adapter_after_an_evaluation(tiny_base: Path) -> None:
     """bitsandbytes 0.50 repacks 4-bit weights at the first forward in eval mode on some processors; then most adapters
     silently get no gradient."""
-    quantised = loading.load(tiny_base, torch.bfloat16, held="nf4", attention=packing.ATTENTION)
+    quantised = loading.load(tiny_base, torch.bfloat16, held="nf4", attention=attention.NAME)
     quantised.requires_grad_(False)
     tuned: Any = attach(quantised, PARAMS.model_copy(update={"method": "qlora"})).runner.model
     with torch.inference_mode():
