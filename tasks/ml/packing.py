@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,18 +18,27 @@ if TYPE_CHECKING:
     from tasks.ml.tuned import Runner
 
 
+SHORTEST = 8
+"""A common beginning of fewer tokens is not worth a segment of its own."""
+
+
 @dataclass(frozen=True)
 class Pack:
-    """`ids` and `positions` have shape (1, tokens). `predictors[i]` is the place whose output predicts `targets[i]`."""
+    """`ids` and `positions` have shape (1, tokens). `predictors[i]` is the place whose output predicts `targets[i]`.
+
+    `lengths` are the rows' tokens in order. Where the rows begin alike, the first `shared` tokens stand once, as a
+    segment of their own that all others see, and `lengths` counts the rows without it.
+    """
 
     ids: Tensor
     positions: Tensor
     lengths: tuple[int, ...]
     predictors: Tensor
     targets: Tensor
+    shared: int = 0
 
 
-def packs(examples: Sequence[Tokens], budget: int) -> Iterator[Pack]:
+def packs(examples: Sequence[Tokens], budget: int, *, share: bool = False) -> Iterator[Pack]:
     """Split a batch into packs of at most `budget` tokens (a longer row is a pack of its own), in order.
 
     Law: every token that carries loss is the target of exactly one pack.
@@ -36,20 +46,42 @@ def packs(examples: Sequence[Tokens], budget: int) -> Iterator[Pack]:
     current: list[Tokens] = []
     for example in examples:
         if current and sum(len(e.ids) for e in current) + len(example.ids) > budget:
-            yield pack(current)
+            yield pack(current, share=share)
             current = []
         current.append(example)
     if current:
-        yield pack(current)
+        yield pack(current, share=share)
 
 
-def pack(examples: Sequence[Tokens]) -> Pack:
-    ids = torch.tensor([token for example in examples for token in example.ids])
-    positions = torch.cat([torch.arange(len(example.ids)) for example in examples])
-    # The first token of a row has no predictor: its neighbour on the left belongs to another row.
-    loss = torch.tensor([mark and place > 0 for example in examples for place, mark in enumerate(example.loss)])
-    targets = loss.nonzero().squeeze(1)
-    return Pack(ids[None], positions[None], tuple(len(e.ids) for e in examples), targets - 1, ids[targets])
+def pack(examples: Sequence[Tokens], *, share: bool = False) -> Pack:
+    """Lay rows end to end. Law: `share` changes no target's loss and no gradient, only how much is computed."""
+    shared = common(examples) if share else 0
+    ids, positions, predictors, targets = list(examples[0].ids[:shared]), list(range(shared)), list[int](), list[int]()
+    for example in examples:
+        offset = len(ids) - shared
+        # The first token of a row has no predictor: its neighbour on the left belongs to another row.
+        marked = [place for place, mark in enumerate(example.loss) if mark and place > 0]
+        predictors += [place - 1 if place == shared else offset + place - 1 for place in marked]
+        targets += [example.ids[place] for place in marked]
+        ids += example.ids[shared:]
+        positions += range(shared, len(example.ids))
+    lengths = [len(example.ids) - shared for example in examples]
+    return Pack(
+        torch.tensor(ids)[None], torch.tensor(positions)[None], (shared, *lengths) if shared else tuple(lengths),
+        torch.tensor(predictors, dtype=torch.long), torch.tensor(targets, dtype=torch.long), shared,
+    )  # fmt: skip
+
+
+def common(examples: Sequence[Tokens]) -> int:
+    """Tokens with which all rows begin, before any that carries loss: a system prompt, the template's first lines.
+
+    Each row keeps one of its own. 0 where that is too short to be worth it.
+    """
+    places = zip(*(example.ids for example in examples), strict=False)
+    alike = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, places))
+    unmarked = min(next((place for place, mark in enumerate(e.loss) if mark), len(e.loss)) for e in examples)
+    length = min(alike, unmarked, min(len(example.ids) for example in examples) - 1)
+    return length if length >= SHORTEST and len(examples) > 1 else 0
 
 
 def loss_sum(model: PreTrainedModel, pack: Pack, noise: float = 0.0) -> Tensor:
@@ -61,12 +93,14 @@ def loss_sum(model: PreTrainedModel, pack: Pack, noise: float = 0.0) -> Tensor:
     embeddings: Any = model.get_input_embeddings()
     states = embeddings(pack.ids.to(model.device))
     if noise and model.training:
+        assert not pack.shared, "noise is drawn for each row: its length bounds it"
         sizes = torch.tensor(pack.lengths).repeat_interleave(torch.tensor(pack.lengths)).to(states.device)
         bound = (noise / (sizes * states.shape[-1]).sqrt())[None, :, None]
         states = states + (torch.empty_like(states).uniform_(-1, 1) * bound).to(states.dtype)
     out = model.base_model(
-        inputs_embeds=states, position_ids=pack.positions.to(model.device), lengths=pack.lengths, use_cache=False
-    ).last_hidden_state
+        inputs_embeds=states, position_ids=pack.positions.to(model.device), lengths=pack.lengths, shared=pack.shared,
+        use_cache=False,
+    ).last_hidden_state  # fmt: skip
     return head.loss_sum(out[0, pack.predictors.to(out.device)], *_head(model), pack.targets.to(out.device))
 
 

@@ -130,7 +130,8 @@ class _Run:
     def _accumulate(self, batch: Sequence[Tokens]) -> tuple[float, int]:
         loss, targets = 0.0, 0
         self._masters.zero()
-        for pack in packing.packs(batch, self._micro_tokens):
+        share = self.tuned.runner.shares and not self.params.batch.neftune
+        for pack in packing.packs(batch, self._micro_tokens, share=share):
             total = self.tuned.runner.loss_sum(pack, self.params.batch.neftune)
             if total.requires_grad:  # a pack without a target has nothing to teach
                 total.backward()

@@ -22,16 +22,24 @@ class Runner:
 
     `loss_sum(pack, noise)` is the cross-entropy summed over the pack's targets, a scalar in float32.
     `generate` is transformers' own, for methods that put something before the prompt PEFT's.
+    `shares`: what rows begin with in common may be computed once a pack; no where a place's output depends on more
+    than the tokens before it.
     """
 
     model: PreTrainedModel
     loss_sum: Callable[[Pack, float], Tensor]
     generate: Callable[..., Any]
+    shares: bool = False
 
     @classmethod
     def of(cls, model: Any) -> Runner:
         """A model that runs as it is."""
-        return cls(model, partial(packing.loss_sum, model), model.generate)
+        return cls(model, partial(packing.loss_sum, model), model.generate, shares=not _drops(model))
+
+
+def _drops(model: nn.Module) -> bool:
+    """Whether something in the model is dropped at random: then each row draws for itself."""
+    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,58 @@ def test_every_target_is_in_one_pack(lengths: list[int], budget: int) -> None:
     assert targets == [token for row in rows for token, loss in zip(row.ids, row.loss, strict=True) if loss]
 
 
+@given(st.integers(0, 20), st.lists(st.tuples(st.integers(1, 20), st.integers(0, 10)), min_size=1, max_size=5))
+def test_a_common_beginning_stands_once(beginning: int, rows: list[tuple[int, int]]) -> None:
+    """Every row can be read back from the pack, and every target has the predictor that stands before it in its row."""
+    made = alike(beginning, rows)
+    pack = packing.pack(made, share=True)
+    ids, starts = pack.ids[0].tolist(), [0]
+    for length in pack.lengths:
+        starts.append(starts[-1] + length)
+    rest = starts[1:-1] if pack.shared else starts[:-1]
+    assert len(rest) == len(made)
+    wanted: list[tuple[int, int]] = []
+    for start, row in zip(rest, made, strict=True):
+        places = [*range(pack.shared), *range(start, start + len(row.ids) - pack.shared)]
+        assert [ids[place] for place in places] == row.ids
+        assert [pack.positions[0, place].item() for place in places] == list(range(len(row.ids)))
+        wanted += [(places[at - 1], row.ids[at]) for at in range(1, len(row.ids)) if row.loss[at]]
+    assert list(zip(pack.predictors.tolist(), pack.targets.tolist(), strict=True)) == wanted
+    saved = sum(len(row.ids) for row in made) - len(ids)
+    assert saved == pack.shared * (len(made) - 1)
+    assert pack.shared or beginning < packing.SHORTEST or len(made) == 1 or min(len(row.ids) for row in made) <= 8
+
+
+def alike(beginning: int, rows: list[tuple[int, int]]) -> list[Segment]:
+    """Rows that begin alike, go on differently, and carry loss on their last tokens."""
+    return [
+        Segment(
+            str(number), [*range(100, 100 + beginning), 200 + number, *example(number, middle).ids, *example(number, end).ids],
+            [False] * (beginning + 1 + middle) + [True] * end,
+        )
+        for number, (middle, end) in enumerate(rows)
+    ]  # fmt: skip
+
+
+def test_sharing_changes_neither_loss_nor_gradients(tiny_base: Path) -> None:
+    rows = alike(12, [(5, 3), (9, 0), (0, 7)])
+    found: list[tuple[float, list[torch.Tensor]]] = []
+    for share in (False, True):
+        tuned = attach(model(tiny_base), PARAMS)
+        with torch.no_grad():
+            for value in tuned.trainable().values():
+                value.copy_(torch.linspace(-0.1, 0.1, value.numel()).view_as(value))
+        pack = packing.pack(rows, share=share)
+        assert pack.shared == (12 if share else 0)
+        loss = tuned.runner.loss_sum(pack, 0.0)
+        loss.backward()
+        found.append((loss.item(), [value.grad for value in tuned.trainable().values() if value.grad is not None]))
+    assert math.isclose(found[0][0], found[1][0], rel_tol=1e-6)
+    assert len(found[0][1]) == 28
+    for apart, together in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-6)
+
+
 @settings(deadline=None, max_examples=20)
 @given(st.lists(st.integers(2, 30), min_size=2, max_size=6))
 def test_packed_rows_have_the_loss_of_separate_rows(tiny_base: Path, lengths: list[int]) -> None:
