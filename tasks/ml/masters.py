@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from tasks.core.errors import ModelError
 from tasks.core.sections import Optimizer
@@ -26,6 +27,7 @@ class Masters:
         self._masters: dict[str, Tensor] = {}
         self._touched: set[str] = set()
         self._optimizers: list[torch.optim.Optimizer] = []
+        self._tables = _tables(tuned.runner.model)
         if not self._all:
             raise ModelError("the method left nothing to train: check train.method and train.targets")
 
@@ -43,13 +45,13 @@ class Masters:
             if name in wanted
         }
         self._touched |= self._masters.keys()
-        before, self._optimizers = self._optimizers, optimizers.make(self._params, self._groups())
+        before, self._optimizers = self._optimizers, optimizers.make(self._params, self._groups(), self._tables)
         optimizers.keep(before, self._optimizers)
 
-    def _groups(self) -> dict[float, list[Tensor]]:
-        groups: dict[float, list[Tensor]] = {}
+    def _groups(self) -> dict[float, dict[str, Tensor]]:
+        groups: dict[float, dict[str, Tensor]] = {}
         for name, master in self._masters.items():
-            groups.setdefault(self._rate(name), []).append(master)
+            groups.setdefault(self._rate(name), {})[name] = master
         return groups
 
     def zero(self) -> None:
@@ -125,3 +127,15 @@ class Masters:
 
 def _master(value: nn.Parameter) -> Tensor:
     return value if value.dtype == torch.float32 else value.detach().float().clone()
+
+
+def _tables(model: PreTrainedModel) -> frozenset[str]:
+    """Names of embeddings' and the head's own parameters: matrices by shape, but their rows are looked up one by one."""
+    head = model.get_output_embeddings()
+    found = {
+        id(value)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding) or module is head
+        for value in module.parameters()
+    }
+    return frozenset(name for name, value in model.named_parameters() if id(value) in found)
