@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 from tasks.core.errors import ResourceError
 from tasks.core.params import Params
-from tasks.ml import export, methods, metrics
+from tasks.ml import export, loggers, methods, metrics
 from tasks.storage import bases
 
 FREE_BYTES = 3 << 30
@@ -17,6 +18,7 @@ FREE_BYTES = 3 << 30
 def check(params: Params) -> None:
     """ParamsError, ModelError or ResourceError: the first thing that would stop the run later."""
     methods.find(params.train)
+    loggers.check(os.environ)
     metrics.check(params.evaluate.metrics)
     for format in params.quantize.formats:
         export.find(format)

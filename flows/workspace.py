@@ -14,6 +14,7 @@ from typing import Any
 
 from tasks.core import layout, params
 from tasks.core.params import Params
+from tasks.ml import loggers
 from tasks.storage import revision
 from tasks.storage.process import abandoned, owned
 from tasks.storage.revision import Snapshot
@@ -49,6 +50,7 @@ def workspace(checkout: Path, name: str, chosen: Params) -> Generator[Workspace]
     with owned(runs / name), revision.worktree(checkout, taken.commit, runs / name) as root:
         share_cache(root, checkout)
         os.environ["TUNELINE_WORK"] = str(checkout / ".work")  # checkpoints outlive the workspace
+        os.environ[loggers.VARIABLE] = loggers.anchored(os.environ, checkout)  # so do what loggers write
         pipeline = Pipeline(root)
         if overrides:
             pipeline.set_params(overrides)

@@ -19,13 +19,14 @@ def train(params: TrainParams, *, chat: Path, base: Path, out: Path, report: Pat
 
     A killed run resumes from its newest whole checkpoint and ends with the same bytes as an undisturbed one.
     """
-    from tasks.ml import adapters
+    from tasks.ml import adapters, loggers
 
     inputs = {"chat": manifest.verify(chat).digest, "base": manifest.verify(base).digest}
     key = digest.of_value({"step": "train", "params": params.model_dump(mode="json"), "inputs": inputs})
     seconds = float(os.environ.get("TUNELINE_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS))
-    outcome = adapters.train(params, chat=chat, base=base, checkpoints=layout.checkpoints(key), seconds=seconds)
     values = params.model_dump(mode="json")
+    with loggers.attached(os.environ, values):
+        outcome = adapters.train(params, chat=chat, base=base, checkpoints=layout.checkpoints(key), seconds=seconds)
     with manifest.staged(report) as folder:
         outcome.result.write(folder)
         manifest.seal(folder, step="train", inputs=inputs, params=values, facts=outcome.measured)

@@ -103,6 +103,20 @@ def make_raw(out: Path, count: int = 60) -> Path:
     return out
 
 
+def prepared(folder: Path, base: Path, rows: int = 60) -> Path:
+    """`base` and `chat` of a tiny run in the folder, as `fetch` and `prepare` leave them."""
+    from tasks.core.params import Params
+    from tasks.fetch import fetch
+    from tasks.prepare import prepare
+
+    chosen = Params.model_validate(params(base))
+    fetch(chosen.fetch, out=folder / "base")
+    make_raw(folder / "raw", rows)
+    chat, report = folder / "chat", folder / "data-report"
+    prepare(chosen.prepare, raw=folder / "raw", base=folder / "base", out=chat, report=report)
+    return folder
+
+
 def params(base: Path, **sections: dict[str, Any]) -> dict[str, Any]:
     """params.yaml for a tiny run: seconds on a processor."""
     values: dict[str, dict[str, Any]] = {

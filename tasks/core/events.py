@@ -10,6 +10,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,6 +71,17 @@ def describe(progress: dict[str, Any]) -> str:
     return f"{progress['what']} {done}/{total} {100 * done // max(total, 1)}% {figures}".rstrip()
 
 
+class Both:
+    """Hands every event to one sink, then to the other."""
+
+    def __init__(self, first: Sink, second: Sink) -> None:
+        self._sinks = (first, second)
+
+    def emit(self, kind: str, fields: dict[str, Any]) -> None:
+        for sink in self._sinks:
+            sink.emit(kind, fields)
+
+
 _sink: Sink = Silent()
 
 
@@ -76,6 +89,17 @@ def send_to(sink: Sink) -> None:
     """Choose where events go; the step runner calls this once at the start of a process."""
     global _sink  # noqa: PLW0603  one process runs one step, like logging's root
     _sink = sink
+
+
+@contextmanager
+def also(sink: Sink) -> Generator[None]:
+    """Within the block, events go to this sink, too."""
+    before = _sink
+    send_to(Both(before, sink))
+    try:
+        yield
+    finally:
+        send_to(before)
 
 
 def from_environment() -> Sink:
