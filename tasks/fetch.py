@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tasks.core import events, manifest
+from tasks.core import manifest
 from tasks.core.manifest import Manifest
 from tasks.core.sections import FetchParams
 from tasks.core.step import main
+from tasks.data import template_limits
 from tasks.storage import bases
 
 
@@ -29,10 +30,12 @@ def fetch(params: FetchParams, *, out: Path) -> Manifest:
             case bases.GgufBase(path):
                 from tasks.ml import gguf_base
 
-                events.note(f"dequantising {path.name} once")
                 gguf_base.dequantise(path, folder)
+        template = folder / "chat_template.jinja"
         if params.chat_template is not None:
-            (folder / "chat_template.jinja").write_text(params.chat_template, encoding="utf-8")
+            template.write_text(params.chat_template, encoding="utf-8")
+        if template.is_file():
+            template_limits.vet(template.read_text(encoding="utf-8"), (), f"the chat template of {params.ref}")
         bases.check_folder(folder)
         facts = {"ref": params.ref, "revision": params.revision, **bases.describe(folder)}
         return manifest.seal(folder, step="fetch", inputs={}, params=params.model_dump(mode="json"), facts=facts)
