@@ -113,7 +113,11 @@ def forget_path(model: Any) -> None:
 
 
 def with_adapter(model: PreTrainedModel, adapter: Path) -> Runner:
-    """The model with a saved adapter on it, in evaluation mode."""
+    """The model with a saved adapter on it, in evaluation mode: tuneline's own format or PEFT's."""
+    from tasks.ml import own_adapter
+
+    if (adapter / own_adapter.CONFIG).exists():
+        return own_adapter.load(model, adapter)
     from peft import PeftModel
 
     from tasks.ml import peft_tuned
