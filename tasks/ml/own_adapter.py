@@ -131,7 +131,7 @@ def read(folder: Path) -> Described:
     try:
         return Described.model_validate(value)
     except ValidationError as error:
-        raise ModelError(f"{file}: {'; '.join(complaints(error, Described, 'adapter'))}") from None
+        raise ModelError(f"{file}: {'; '.join(complaints(error, Described, 'adapter')):.400}") from None
 
 
 def _method(described: Described, folder: Path) -> tuple[Rebuilt, Any]:
@@ -142,7 +142,7 @@ def _method(described: Described, folder: Path) -> tuple[Rebuilt, Any]:
     try:
         return found, found.Options.model_validate(described.options)
     except ValidationError as error:
-        raise ModelError(f"{folder / CONFIG}: {'; '.join(complaints(error, found.Options, 'options'))}") from None
+        raise ModelError(f"{folder / CONFIG}: {'; '.join(complaints(error, found.Options, 'options')):.400}") from None
 
 
 def _check_base(wanted: Base, found: Base, folder: Path) -> None:
@@ -150,7 +150,7 @@ def _check_base(wanted: Base, found: Base, folder: Path) -> None:
         made_for, has = getattr(wanted, field), getattr(found, field)
         if made_for != has:
             raise ModelError(
-                f"the adapter {folder} was made for another base: its {field} is {made_for!r:.80}, here {has!r}"
+                f"the adapter {folder} was made for another base: its {field} is {made_for!r:.70}, here {has!r:.70}"
             )
 
 

@@ -1,0 +1,116 @@
+"""Short trainings of a method on a tiny base: as they are, killed and resumed, saved and loaded again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tasks.core.sections import Batch, Launch, TrainParams
+from tasks.data.chatset import Segment
+from tasks.ml import loading, methods, packing, training
+from tasks.ml.checkpoints import Checkpoints
+from tasks.ml.history import Result
+from tasks.ml.tuned import Ahead, Runner, Tuned
+
+PARAMS = TrainParams(rank=4, epochs=2, launch=Launch(dtype="float32"), batch=Batch(packs=4, micro_tokens=64))
+
+
+def row(number: int, length: int) -> Segment:
+    """A row whose second half is the answer."""
+    ids = [(number * 31 + place * 7) % 300 + 3 for place in range(length)]
+    return Segment(str(number), ids, [place >= length // 2 for place in range(length)])
+
+
+ROWS = [row(number, 8 + number % 13) for number in range(20)]
+STEPS = 10
+
+
+def params(method: str, **changes: Any) -> TrainParams:
+    return PARAMS.model_copy(update={"method": method, **changes})
+
+
+def model(base: Path, dtype: torch.dtype = torch.float32, attention: str = packing.ATTENTION) -> Any:
+    return loading.load(base, dtype, attention=attention)
+
+
+def attach(base: Path, wanted: TrainParams, steps: int = STEPS) -> Tuned:
+    torch.manual_seed(wanted.launch.seed)
+    method, options = methods.find(wanted)
+    frozen = model(base, loading.compute_dtype(wanted.launch.dtype))
+    frozen.requires_grad_(False)
+    return method.attach(frozen, wanted, options, Ahead(steps, [[row] for row in ROWS]))
+
+
+def fit(
+    base: Path, folder: Path, wanted: TrainParams, *, seconds: float = 1e9,
+    watch: Callable[[Tuned], Tuned] = lambda tuned: tuned,
+) -> tuple[Tuned, Result]:  # fmt: skip
+    """Train; `watch` may put an observer on what was attached."""
+    tuned = watch(attach(base, wanted))
+    packs = [[row] for row in ROWS]
+    return tuned, training.fit(tuned, packs, ROWS[:3], wanted, Checkpoints(folder, seconds))
+
+
+class Killed(Exception):
+    """Stands for the kill: nothing after it runs."""
+
+
+def fit_killed(
+    base: Path, folder: Path, wanted: TrainParams, patch: pytest.MonkeyPatch, at: Sequence[int] = (4, 9)
+) -> tuple[Tuned, Result]:
+    """Train with a checkpoint after every step, killed at these of the batches, each time started again."""
+    real, calls = training._batch, []  # pyright: ignore[reportPrivateUsage]
+
+    def failing(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) in at:
+            raise Killed
+        return real(*arguments)
+
+    with patch.context() as patched:
+        patched.setattr(training, "_batch", failing)
+        for _ in at:
+            with pytest.raises(Killed):
+                fit(base, folder, wanted, seconds=0)
+        return fit(base, folder, wanted, seconds=0)
+
+
+def assert_killed_ends_as_undisturbed(
+    base: Path, folder: Path, wanted: TrainParams, patch: pytest.MonkeyPatch
+) -> Tuned:
+    """Law: the same bytes, the same curve. The undisturbed run's result."""
+    whole, undisturbed = fit(base, folder / "whole", wanted)
+    again, resumed = fit_killed(base, folder / "killed", wanted, patch)
+    names = whole.trainable()
+    assert [name for name in names if not torch.equal(names[name], again.trainable()[name])] == []
+    assert [record.loss for record in resumed.history] == [record.loss for record in undisturbed.history]
+    assert resumed.validations == undisturbed.validations
+    return whole
+
+
+def logits(runner: Runner, length: int = 24) -> torch.Tensor:
+    """(tokens, vocabulary) of one prompt, in evaluation mode, without gradients."""
+    runner.model.eval()
+    prompt = torch.tensor([row(5, length).ids])
+    with torch.inference_mode():
+        return runner.model(input_ids=prompt, lengths=(length,)).logits[0]
+
+
+def loss(runner: Runner, rows: Sequence[Segment]) -> float:
+    runner.model.eval()
+    with torch.inference_mode():
+        return runner.loss_sum(packing.pack(rows), 0.0).item()
+
+
+def saved(tuned: Tuned, folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    tuned.save(folder)
+    return folder
+
+
+def reloaded(base: Path, adapter: Path, dtype: torch.dtype = torch.float32) -> Runner:
+    return loading.with_adapter(model(base, dtype), adapter)
