@@ -34,9 +34,11 @@ class State:
 
     def part(self, name: str) -> dict[str, Tensor]:
         """The tensors called `NAME.…`, without that beginning."""
-        return {
-            key.removeprefix(f"{name}."): value for key, value in self.tensors.items() if key.startswith(f"{name}.")
-        }
+        return part(self.tensors, name)
+
+
+def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
 
 
 class Checkpoints:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from tasks.core.errors import ModelError, ParamsError
@@ -38,8 +40,21 @@ def save(tuned: PeftModel, folder: Path) -> None:
         tuned.save_pretrained(str(folder))
     (folder / "README.md").unlink(missing_ok=True)  # the model card is the report's
     _order(folder / "adapter_config.json")
-    saved = load_file(folder / "adapter_model.safetensors")
-    if broken := [name for name, value in saved.items() if not value.isfinite().all()]:
+    _check_finite(load_file(folder / "adapter_model.safetensors"))
+
+
+def write(config: PeftConfig, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Layers of our own, named as in the bare model, as an adapter that PEFT loads. ModelError: one is not finite."""
+    _check_finite(tensors)
+    named = {f"base_model.model.{name}": tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+    with loading.writing(folder):
+        save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config.save_pretrained(str(folder))
+    _order(folder / "adapter_config.json")
+
+
+def _check_finite(tensors: Mapping[str, Tensor]) -> None:
+    if broken := [name for name, value in tensors.items() if not value.isfinite().all()]:
         raise ModelError(f"{broken[0]} of the trained adapter is not finite: nothing is written")
 
 

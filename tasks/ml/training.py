@@ -22,7 +22,7 @@ from tasks.core.errors import DataError, ModelError, ParamsError
 from tasks.core.sections import Optimizer, TrainParams
 from tasks.data.chatset import Reading, Tokens
 from tasks.ml import memory, packing
-from tasks.ml.checkpoints import Checkpoints, State
+from tasks.ml.checkpoints import Checkpoints, State, part
 from tasks.ml.history import Record, Result, Validation
 from tasks.ml.masters import Masters
 from tasks.ml.tuned import Moment, Runner, Tuned
@@ -145,13 +145,14 @@ class _Run:
     def validate(self, valid: Sequence[Tokens]) -> None:
         loss = mean_loss(self.tuned.runner, valid)
         if self.params.validation.keep == "best" and all(loss < before.loss for before in self.validations):
-            self._best = {name: value.clone() for name, value in self._masters.values().items()}
+            self._best = {name: value.clone() for name, value in self._tensors().items()}
         self.validations.append(Validation(self.done, loss))
 
     def finish(self) -> None:
         """Return to the best weights where the params ask for them."""
         if self.params.validation.keep == "best" and self._best:
-            self._masters.put(self._best)
+            self._masters.put(part(self._best, "value"))
+            self.tuned.restore(part(self._best, "method"))
 
     def tell(self) -> None:
         record, left = self.history[-1], self.steps - self.done
@@ -165,11 +166,15 @@ class _Run:
         """A number for each trainable tensor's bytes."""
         return {name: memory.fingerprint(value) for name, value in self.tuned.trainable().items()}
 
-    def state(self) -> State:
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """What the model computes with: the values that trained, and what the method remembers."""
         tensors = {f"value.{name}": value for name, value in self._masters.values().items()}
+        return tensors | {f"method.{name}": value for name, value in self.tuned.state().items()}
+
+    def state(self) -> State:
+        tensors = self._tensors()
         tensors |= {f"optimizer.{place}": value for place, value in self._masters.memory().items()}
         tensors |= {f"best.{name}": value for name, value in self._best.items()}
-        tensors |= {f"method.{name}": value for name, value in self.tuned.state().items()}
         tensors |= {f"random.{name}": value for name, value in memory.random_state().items()}
         values = {
             "micro_tokens": self._micro_tokens,

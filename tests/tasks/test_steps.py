@@ -39,10 +39,10 @@ def test_every_row_is_in_one_split(prepared: Path) -> None:
 
 
 def test_the_known_methods_are_these() -> None:
-    assert methods.known() == ["bitfit", "freeze", "full", "lisa", "lora", "qlora"]
+    assert methods.known() == ["bitfit", "delta_lora", "freeze", "full", "lisa", "lora", "qlora"]
 
 
-@pytest.mark.parametrize("method", ["lora", "qlora"])
+@pytest.mark.parametrize("method", ["delta_lora", "lora", "qlora"])
 def test_a_method_trains_merges_and_is_judged(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_base: Path, method: str
 ) -> None:
