@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import json
+import logging
 import os
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,8 +67,13 @@ def load(folder: Path, dtype: torch.dtype, *, held: str = "plain", attention: st
     NF4: Dettmers et al. 2023, arXiv 2305.14314. int8: Dettmers et al. 2022, arXiv 2208.07339.
 
     A folder that was quantised says so in its config and is loaded as it is.
-    ModelError: transformers can't load it.
+    ModelError: transformers can't load it, it is to be quantised and already is, or a weight is not finite.
     """
+    if held != "plain" and (found := stored_quantisation(folder)):
+        raise ModelError(
+            f"{folder} is already quantised ({found}): train.method=lora trains beside it as it is; "
+            f"to hold it in {held}, fetch the unquantised base"
+        )
     options: dict[str, Any] = {} if held == "plain" else {"quantization_config": quantization(held, dtype)}
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -74,14 +82,35 @@ def load(folder: Path, dtype: torch.dtype, *, held: str = "plain", attention: st
         )  # fmt: skip
     except (ValueError, KeyError, OSError, ImportError) as error:
         raise ModelError(f"{folder} can't be loaded as a causal language model: {error}") from None
+    check_finite(model, folder)
     keep_packing_reversible(model)
+    keep_int8_scales(model)
     return model.eval()
+
+
+def stored_quantisation(folder: Path) -> str | None:
+    """How the folder's weights are quantised, as its config says; None: they are not."""
+    file = folder / "config.json"
+    config: dict[str, Any] = json.loads(file.read_bytes()) if file.exists() else {}
+    quantised: dict[str, Any] = config.get("quantization_config") or {}
+    return quantised.get("quant_method")
+
+
+def check_finite(model: torch.nn.Module, folder: Path) -> None:
+    """ModelError: a weight is NaN or infinite. Sums see both, and cost a fraction of reading the file."""
+    for name, value in model.named_parameters():
+        if value.is_floating_point() and not value.sum(dtype=torch.float32).isfinite():
+            for place in (~value.isfinite()).nonzero().tolist():
+                raise ModelError(
+                    f"{folder}: {name} is {value[tuple(place)].item()} at {place}: fetch or make the model again"
+                )
 
 
 def quantization(held: str, dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
     if held == "int8":
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # a warning a product, else
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
@@ -94,6 +123,19 @@ def keep_packing_reversible(model: torch.nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  torch types attributes as tensors
+
+
+def keep_int8_scales(model: torch.nn.Module) -> None:
+    """bitsandbytes 0.50 takes the scales off an int8 weight at its first product; PEFT 0.21 dequantises the weight in
+    every DoRA forward and, on a CPU, puts it back without them. They stay on the weight instead."""
+    for module in model.modules():
+        if hasattr(module, "init_8bit_state"):
+            setattr(module, "init_8bit_state", partial(_take_scales, module))  # noqa: B010
+
+
+def _take_scales(layer: Any) -> None:
+    layer.state.CB, layer.state.SCB = layer.weight.CB, layer.weight.SCB
+    layer.weight.CB = None
 
 
 @contextmanager
@@ -118,11 +160,9 @@ def with_adapter(model: PreTrainedModel, adapter: Path) -> Runner:
 
     if (adapter / own_adapter.CONFIG).exists():
         return own_adapter.load(model, adapter)
-    from peft import PeftModel
-
     from tasks.ml import peft_tuned
 
     try:
-        return peft_tuned.runner(PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False).eval())
+        return peft_tuned.load(model, adapter)
     except (ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"the adapter {adapter} does not fit its base: {error}") from None

@@ -94,11 +94,13 @@ class Masters:
                     self._all[name].copy_(self._masters[name])
 
     def take(self, names: Iterable[str]) -> None:
-        """The model's values of these were changed by the method: the masters follow."""
+        """The model's values of these were changed by the method: the masters follow where they are not just rounded to them."""
         with torch.no_grad():
             for name in names:
                 if name in self._masters and self._all[name] is not self._masters[name]:
-                    self._masters[name].copy_(self._all[name])
+                    working, master = self._all[name], self._masters[name]
+                    changed = master.to(working.dtype) != working
+                    master.copy_(torch.where(changed, working.to(master.dtype), master))
 
     def values(self) -> dict[str, Tensor]:
         """Masters of what trains now, and the values of what trained before."""

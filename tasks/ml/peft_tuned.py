@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -16,17 +17,44 @@ from transformers import PreTrainedModel
 
 from tasks.core.errors import ModelError, ParamsError
 from tasks.ml import loading
+from tasks.ml.lora import offset
 from tasks.ml.tuned import Runner, Tuned
 
 
 def wrap(model: PreTrainedModel, config: PeftConfig) -> Tuned:
     """Fresh trainable parameters as the config says. ParamsError: PEFT finds that they don't fit."""
+    return of(attach(model, config))
+
+
+def attach(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
+    """The model with fresh parameters, for methods that set some of them themselves. ParamsError: as `wrap`."""
     loading.forget_path(model)
     try:
         tuned: Any = get_peft_model(model, config, autocast_adapter_dtype=False)
     except (ValueError, RuntimeError, NotImplementedError) as error:
         raise ParamsError(f"train.method: PEFT refuses: {' '.join(str(error).split())}") from None
+    return tuned
+
+
+def of(tuned: PeftModel) -> Tuned:
     return Tuned(runner(tuned), partial(save, tuned))
+
+
+def load(model: PreTrainedModel, folder: Path) -> Runner:
+    """The model with a saved adapter on it, in evaluation mode, each tensor in the type that it was saved in.
+
+    PEFT makes an adapter in its layer's type first: DoRA's float32 magnitudes on a bfloat16 base would be rounded.
+    """
+    with warnings.catch_warnings():
+        # PEFT takes AdaLoRA's own pattern for a LoRA pattern and says that it fits nothing, before it applies it.
+        warnings.filterwarnings("ignore", "The following rank_pattern keys did not match")
+        tuned = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False).eval()
+    parameters = {name.replace(".default", ""): value for name, value in tuned.named_parameters()}
+    for name, value in load_file(folder / "adapter_model.safetensors").items():
+        place = f"{name}.weight" if name.endswith("lora_magnitude_vector") else name
+        if place in parameters and parameters[place].dtype != value.dtype:
+            parameters[place].data = value.to(parameters[place].device)
+    return runner(tuned)
 
 
 def runner(tuned: PeftModel) -> Runner:
@@ -37,7 +65,7 @@ def runner(tuned: PeftModel) -> Runner:
 def save(tuned: PeftModel, folder: Path) -> None:
     """ModelError: something is not finite."""
     with loading.writing(folder):
-        tuned.save_pretrained(str(folder))
+        tuned.save_pretrained(str(folder), state_dict=offset.plain(tuned, tuned.state_dict()))
     (folder / "README.md").unlink(missing_ok=True)  # the model card is the report's
     _order(folder / "adapter_config.json")
     _check_finite(load_file(folder / "adapter_model.safetensors"))

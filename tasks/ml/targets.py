@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -33,15 +34,27 @@ def choose(model: PreTrainedModel, params: TrainParams) -> list[str]:
 
     ParamsError: a target matches nothing (the nearest is named), or the rank is above a layer's smaller side.
     """
+    chosen = named(model, params)
+    check_ranks(model, dict.fromkeys(chosen, params.rank), "train.rank")
+    return chosen
+
+
+def named(model: PreTrainedModel, params: TrainParams) -> list[str]:
+    """As `choose`, without a look at the rank: for methods that give each layer its own, or need none."""
+    layers = list(linear(model))
+    chosen = set(layers) if params.targets == "all-linear" else _matching(layers, params.targets)
+    return [name for name in layers if name in chosen]
+
+
+def check_ranks(model: PreTrainedModel, ranks: Mapping[str, int], where: str) -> None:
+    """ParamsError: the rank of a layer, by its full name, is above its smaller side."""
     layers = linear(model)
-    chosen = set(layers) if params.targets == "all-linear" else _matching(list(layers), params.targets)
-    for name in layers:
-        if name in chosen and params.rank > min(sides(layers[name])):
+    for name, rank in ranks.items():
+        if rank > min(sides(layers[name])):
             inputs, outputs = sides(layers[name])
             raise ParamsError(
-                f"train.rank={params.rank} is above the smaller side of {name} ({outputs}x{inputs}): choose a lower rank"
+                f"{where}={rank} is above the smaller side of {name} ({outputs}x{inputs}): choose a lower rank"
             )
-    return [name for name in layers if name in chosen]
 
 
 def compact(model: PreTrainedModel, chosen: list[str]) -> list[str]:

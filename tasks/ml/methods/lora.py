@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tasks.core.sections import Section, Share, TrainParams
+from tasks.core.sections import TrainParams
+from tasks.ml.lora.sections import LoraOptions as Options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -12,21 +13,15 @@ if TYPE_CHECKING:
     from tasks.ml.methods import Base
     from tasks.ml.tuned import Ahead, Tuned
 
-
-class Options(Section):
-    dropout: Share = 0.0
+__all__ = ["Options", "attach", "base"]
 
 
 def base(_options: Options) -> Base:
     return "plain"
 
 
-def attach(model: PreTrainedModel, params: TrainParams, options: Options, _ahead: Ahead) -> Tuned:
+def attach(model: PreTrainedModel, params: TrainParams, options: Options, ahead: Ahead) -> Tuned:
     """Trainable A and B beside every target layer; A is Kaiming-uniform from the seed that torch has now."""
-    from peft import LoraConfig
+    from tasks.ml.lora import attachment
 
-    from tasks.ml import peft_tuned, targets
-
-    chosen = targets.compact(model, targets.choose(model, params))
-    settings: dict[str, Any] = {"r": params.rank, "lora_alpha": params.alpha, "lora_dropout": options.dropout}
-    return peft_tuned.wrap(model, LoraConfig(**settings, target_modules=chosen, task_type="CAUSAL_LM"))
+    return attachment.attach(model, params, options, ahead)
