@@ -94,8 +94,8 @@ def test_rounding_that_loses_the_change_is_measured(tmp_path: Path, tiny_base: P
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
-        ("other base", "the base's weight"), ("half", "missing a half"), ("nan", "not finite"), ("dora", "not a plain LoRA"),
-        ("unknown", "does not have"), ("truncated", "whole safetensors|truncated"),
+        ("other base", "the base's weight"), ("half", "missing a half"), ("nan", "not finite"),
+        ("dora", "no DoRA, or the other way"), ("unknown", "does not have"), ("truncated", "whole safetensors|truncated"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(tmp_path: Path, tiny_base: Path, adapter: Path, harm: str, says: str) -> None:

@@ -1,0 +1,58 @@
+"""What an adapter makes of its base: updates by tensor name. Every tensor without one stays as it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Update:
+    """`value` gives a tensor as it is after training from the one before: both in float32, both of one shape.
+
+    alone: a tensor that the base ties to this one keeps its old value.
+    """
+
+    value: Callable[[Tensor], Tensor]
+    alone: bool = False
+
+
+Updates = Mapping[str, Update]
+
+
+class Unmergeable(Exception):
+    """What was trained is no change of the base's tensors; the message says in one sentence what it is instead."""
+
+
+BESIDE = {
+    "PREFIX_TUNING": "prefix tuning trains keys and values before the prompt, which no weight of the base can hold",
+    "CARTRIDGE": "a cartridge holds keys and values before the prompt, which no weight of the base can hold",
+    "PROMPT_TUNING": "prompt tuning trains vectors before the prompt, which no weight of the base can hold",
+    "MULTITASK_PROMPT_TUNING": "prompt tuning trains vectors before the prompt, which no weight of the base can hold",
+    "P_TUNING": "p-tuning trains vectors before the prompt, which no weight of the base can hold",
+    "CPT": "context-aware prompt tuning trains vectors before the prompt, which no weight of the base can hold",
+    "ADAPTION_PROMPT": "adaption prompts are read by gated attention of their own, which the base does not have",
+    "XLORA": "X-LoRA mixes its adapters anew for every token, so no single change of the weights stands for them",
+    "POLY": "Poly chooses among its adapters by task, so no single change of the weights stands for them",
+    "SHADOW": "a shadow network runs beside the base, which has no layers for it",
+}
+"""PEFT's kinds that can't be merged, by what their config calls them."""
+
+
+def of(base: Path, adapter: Path) -> Updates:
+    """The updates by tensor names as the model has them. LoRA and its kin need no model in memory; PEFT's other kinds
+    are merged by PEFT itself, in float32.
+
+    Unmergeable: there are none. ModelError: the adapter is damaged, or belongs to another base.
+    """
+    from tasks.ml.updates import by_peft, lora
+
+    config: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_bytes())
+    if reason := BESIDE.get(config["peft_type"]):
+        raise Unmergeable(reason)
+    return lora.updates(config, adapter) or by_peft.updates(base, adapter)
