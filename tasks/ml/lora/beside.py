@@ -41,7 +41,9 @@ def _matching(model: PreTrainedModel, wanted: str) -> list[str]:
     names = [name for name, module in model.named_modules() if name and list(module.parameters())]
     if found := [name for name in names if name == wanted or name.endswith(f".{wanted}")]:
         return found
-    raise ParamsError(f"train.options.modules_to_save: no module is called {wanted!r}; {patterns.nearest(wanted, names)}")
+    raise ParamsError(
+        f"train.options.modules_to_save: no module is called {wanted!r}; {patterns.nearest(wanted, names)}"
+    )
 
 
 def _tie(model: PreTrainedModel, saved: list[str]) -> dict[str, Any]:

@@ -15,7 +15,9 @@ from tasks.ml.lora import sample
 from tasks.ml.packing import Pack
 
 
-def measure(model: PreTrainedModel, layers: Mapping[str, nn.Module], packs: list[Pack], by: str, top: int) -> dict[str, float]:
+def measure(
+    model: PreTrainedModel, layers: Mapping[str, nn.Module], packs: list[Pack], by: str, top: int
+) -> dict[str, float]:
     """Importance by layer, at least 0. `by` as in `allocate.by`; `top` is the highest rank that a layer may get."""
     if by == "variance":
         return variance(model, list(layers), packs, top)

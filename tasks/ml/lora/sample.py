@@ -44,7 +44,9 @@ def run(model: PreTrainedModel, packs: list[Pack]) -> None:
             packing.loss_sum(model, pack)
 
 
-def components(model: PreTrainedModel, names: list[str], packs: list[Pack], rank: int, rho: float = 1.0) -> dict[str, Tensor]:
+def components(
+    model: PreTrainedModel, names: list[str], packs: list[Pack], rank: int, rho: float = 1.0
+) -> dict[str, Tensor]:
     """Principal components (rank, inputs) of the layers' inputs, by PEFT's EVA (Paischer et al. 2024, arXiv 2410.07170).
 
     With `rho` above 1 a layer may have up to rho times as many, at the cost of others: the mean stays at `rank`.
@@ -53,7 +55,9 @@ def components(model: PreTrainedModel, names: list[str], packs: list[Pack], rank
     most = round(rank * rho)
     usable = [Fed(pack) for pack in packs if pack.ids.shape[1] >= most]
     if not usable:
-        raise ParamsError(f"EVA asks for {most} components, and no pack of the sample has as many tokens: lower the rank")
+        raise ParamsError(
+            f"EVA asks for {most} components, and no pack of the sample has as many tokens: lower the rank"
+        )
     budget = iter(range(PASSES * len(usable)))
 
     def forward(bare: PreTrainedModel, fed: Fed) -> None:

@@ -35,7 +35,9 @@ class Allocate(Section):
 
     by: Annotated[
         Literal["none", "sensitivity", "gradient", "variance"],
-        Field(description="|gradient x weight|, the gradient's norm, or the variance that EVA finds in the activations"),
+        Field(
+            description="|gradient x weight|, the gradient's norm, or the variance that EVA finds in the activations"
+        ),
     ] = "none"
     max_rank: Annotated[int, Field(ge=0, description="of a layer; 0: twice train.rank")] = 0
     budget: Annotated[float, Field(gt=0, le=2, description="times the parameters of train.rank everywhere")] = 1.0
@@ -46,12 +48,16 @@ class LoraOptions(Section):
     init: Annotated[str, AfterValidator(_plain), Field(description=f"where A and B start: {', '.join(PLAIN)}")] = (
         "kaiming"
     )
-    rslora: Annotated[bool, Field(description="scale by alpha/sqrt(rank): Kalajdzievski 2023, arXiv 2312.03732")] = False
+    rslora: Annotated[bool, Field(description="scale by alpha/sqrt(rank): Kalajdzievski 2023, arXiv 2312.03732")] = (
+        False
+    )
     rank_pattern: Annotated[
         dict[Word, Count], Field(description="rank by a name's end, a regular expression as in PEFT: {mlp.*: 8}")
     ] = {}
     alpha_pattern: Annotated[dict[Word, Annotated[float, Field(gt=0)]], Field(description="alpha, likewise")] = {}
-    bias: Annotated[Literal["none", "all", "lora_only"], Field(description="biases of the base that train too")] = "none"
+    bias: Annotated[Literal["none", "all", "lora_only"], Field(description="biases of the base that train too")] = (
+        "none"
+    )
     modules_to_save: Annotated[
         tuple[Word, ...], Field(description="modules of the base that train in full, for instance embed_tokens")
     ] = ()
@@ -70,7 +76,8 @@ class Magnitude(Section):
 
     after: Annotated[Share, Field(description="share of the steps during which it rests, at the most")] = 0.0
     window: Annotated[
-        int, Field(ge=0, description="it rests no longer than until the mean loss of so many steps is flat; 0: don't look")
+        int,
+        Field(ge=0, description="it rests no longer than until the mean loss of so many steps is flat; 0: don't look"),
     ] = 0
     tolerance: Annotated[
         float, Field(ge=0, lt=1, description="flat: no more than this share below the window before")
@@ -109,7 +116,9 @@ class AdaloraOptions(Section):
     target_rank: Annotated[int, Field(ge=0, description="mean rank at the end; 0: two thirds of train.rank")] = 0
     warmup: Annotated[Share, Field(description="share of the steps before the budget falls")] = 0.1
     final: Annotated[Share, Field(description="share of the steps after it has fallen")] = 0.3
-    interval: Annotated[Share, Field(description="share of the steps between two allocations, one step at least")] = 0.01
+    interval: Annotated[Share, Field(description="share of the steps between two allocations, one step at least")] = (
+        0.01
+    )
     beta1: Annotated[float, Field(gt=0, lt=1, description="smoothing of the sensitivity")] = 0.85
     beta2: Annotated[float, Field(gt=0, lt=1, description="smoothing of its uncertainty")] = 0.85
     orthogonality: Annotated[float, Field(ge=0, description="weight of the penalty")] = 0.5

@@ -29,6 +29,8 @@ def refuse(model: PreTrainedModel, init: str, *, dora: bool) -> None:
             "train.method=qlora with options {dora: true} on the unquantised base"
         )
     if found is not None and init.startswith("corda"):
-        raise ParamsError(f"train.options.init={init} decomposes the weights, and the base holds them in {found}: use eva")
+        raise ParamsError(
+            f"train.options.init={init} decomposes the weights, and the base holds them in {found}: use eva"
+        )
     if found is None and init == "loftq":
         raise ParamsError("train.options.init=loftq makes up for quantisation, and the base is not quantised")
