@@ -8,7 +8,8 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tasks.data.chatset import Tokens
@@ -101,12 +102,12 @@ def loss_sum(model: PreTrainedModel, pack: Pack, noise: float = 0.0) -> Tensor:
         inputs_embeds=states, position_ids=pack.positions.to(model.device), lengths=pack.lengths, shared=pack.shared,
         use_cache=False,
     ).last_hidden_state  # fmt: skip
-    return head.loss_sum(out[0, pack.predictors.to(out.device)], *_head(model), pack.targets.to(out.device))
-
-
-def _head(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
+    targets = pack.targets.to(out.device)
     layer: Any = model.get_output_embeddings()
-    return layer.weight, layer.bias
+    predicting = out[0, pack.predictors.to(out.device)]
+    if type(layer) is nn.Linear:
+        return head.loss_sum(predicting, layer.weight, layer.bias, targets)
+    return F.cross_entropy(layer(predicting).float(), targets, reduction="sum")  # a head with an adapter of its own
 
 
 def row_losses(runner: Runner, examples: Sequence[Tokens]) -> Iterator[tuple[Tokens, float, int]]:
