@@ -34,7 +34,7 @@ SYSTEM = "<|im_start|>system\n"
 
 
 def prepare(asked: Task) -> Answer:
-    _without_sound()
+    without_sound()
     from llamafactory.data import get_dataset, get_template_and_fix_tokenizer  # pyright: ignore[reportMissingImports]
     from llamafactory.hparams import get_train_args  # pyright: ignore[reportMissingImports]
     from llamafactory.model import load_tokenizer  # pyright: ignore[reportMissingImports]
@@ -49,7 +49,7 @@ def prepare(asked: Task) -> Answer:
     return _counted(packs, seconds, version("llamafactory"))
 
 
-def _without_sound() -> None:
+def without_sound() -> None:
     """Text needs no torchaudio, but its import must not fail: a build for CUDA does beside a torch for processors."""
     try:
         importlib.import_module("torchaudio")
