@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LOCK := infra/requirements.lock
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo test test-all lint lock bench clean
+.PHONY: help install demo test test-all lint lock bench peers clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 12
@@ -38,7 +38,17 @@ lint: install
 	basedpyright
 
 bench: install ## every benchmark, in its quick form
-	for script in overhead demo prepare; do python benchmarks/$$script.py --quick || exit 1; done
+	for script in overhead demo prepare train; do python benchmarks/$$script.py --quick || exit 1; done
+
+peers: $(foreach peer,trl unsloth llamafactory,.peers/$(peer)/.installed) ## the trainers that the benchmarks compare with, an environment each
+
+# Everything is pinned, so the order of the two installations does not matter; the second takes its packages alone.
+.peers/%/.installed: infra/peers/%.txt
+	test -x .peers/$*/bin/python || $(PYTHON) -m venv .peers/$*
+	.peers/$*/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	.peers/$*/bin/pip install --quiet --disable-pip-version-check -r $<
+	test ! -f infra/peers/$*-alone.txt || .peers/$*/bin/pip install --quiet --disable-pip-version-check --no-deps -r infra/peers/$*-alone.txt
+	touch $@
 
 lock: ## pin every dependency anew; no package host is named
 	$(BIN)/pip install --quiet uv

@@ -25,7 +25,7 @@ from benchmarks.measuring.figures import Figure
 from benchmarks.measuring.table import number, spread, table
 
 __all__ = [
-    "Comparison", "Contender", "Failure", "Figure", "Findings", "Options", "Run", "Unprepared",
+    "Comparison", "Contender", "Failure", "Figure", "Findings", "Flag", "Options", "Run", "Unprepared",
     "brief", "compare", "figures", "findings", "main", "measure", "number", "say", "spread", "table",
 ]  # fmt: skip
 
@@ -40,11 +40,21 @@ NAMES = {
 
 
 @dataclass(frozen=True)
+class Flag:
+    """A switch that one script has beside the usual ones; with `folder`, it takes a path, which is the reader's own."""
+
+    name: str
+    help: str
+    folder: bool = False
+
+
+@dataclass(frozen=True)
 class Options:
-    """`rounds`: how often every contender runs."""
+    """`rounds`: how often every contender runs. `flags`: the script's own, by name: a bool, or a path or None."""
 
     quick: bool
     rounds: int
+    flags: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True)
@@ -89,11 +99,12 @@ def _row(name: str, runs: Sequence[Run], wall: Figure | None, cpu: Figure | None
 
 def main(
     name: str, about: str | None, measured: Callable[[Options], Findings], rounds: int, quick_rounds: int,
-    argv: Sequence[str] | None = None,
+    argv: Sequence[str] | None = None, flags: Sequence[Flag] = (),
 ) -> int:  # fmt: skip
     """Run one script. Exit code 1 where anything failed: a benchmark with a hole in it is not green."""
-    arguments = _arguments(name, about, rounds, quick_rounds, argv)
-    options = Options(arguments.quick, arguments.rounds or (quick_rounds if arguments.quick else rounds))
+    arguments = _arguments(name, about, rounds, quick_rounds, argv, flags)
+    own = {flag.name: getattr(arguments, flag.name) for flag in flags}
+    options = Options(arguments.quick, arguments.rounds or (quick_rounds if arguments.quick else rounds), own)
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         found, described = _with_ceilings(measured, options)
@@ -101,7 +112,7 @@ def main(
         signal.signal(signal.SIGTERM, before)
     _show(found, described)
     if arguments.json:
-        _write(arguments.json, _document(name, found, described, _command(name, arguments)))
+        _write(arguments.json, _document(name, found, described, _command(name, arguments, flags)))
     return int(bool(found.failures))
 
 
@@ -133,7 +144,7 @@ def _terminate(number: int, _frame: object) -> None:
 
 
 def _arguments(
-    name: str, about: str | None, rounds: int, quick_rounds: int, argv: Sequence[str] | None
+    name: str, about: str | None, rounds: int, quick_rounds: int, argv: Sequence[str] | None, flags: Sequence[Flag]
 ) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=f"benchmarks/{name}.py", description=about, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -141,6 +152,9 @@ def _arguments(
     parser.add_argument("--quick", action="store_true", help="the shortest run that still measures everything")
     parser.add_argument("--rounds", type=int, help=f"of every contender (default: {rounds}; quick: {quick_rounds})")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    for flag in flags:
+        kind: dict[str, Any] = {"type": Path, "metavar": "FOLDER"} if flag.folder else {"action": "store_true"}
+        parser.add_argument(f"--{flag.name}", help=flag.help, **kind)
     arguments = parser.parse_args(argv)
     if arguments.rounds is not None and arguments.rounds < 1:
         parser.error(f"--rounds {arguments.rounds}: expected 1 or more")
@@ -149,10 +163,11 @@ def _arguments(
     return arguments
 
 
-def _command(name: str, arguments: argparse.Namespace) -> str:
-    """What gives the same figures again, but for `--json`, whose path is the reader's own."""
+def _command(name: str, arguments: argparse.Namespace, flags: Sequence[Flag]) -> str:
+    """What gives the same figures again, but for paths, which are the reader's own."""
     rounds = ["--rounds", str(arguments.rounds)] if arguments.rounds else []
-    return shlex.join(["python", f"benchmarks/{name}.py", *(["--quick"] if arguments.quick else []), *rounds])
+    own = [f"--{flag.name}" for flag in flags if not flag.folder and getattr(arguments, flag.name)]
+    return shlex.join(["python", f"benchmarks/{name}.py", *(["--quick"] if arguments.quick else []), *rounds, *own])
 
 
 def _show(found: Findings, described: Mapping[str, Any]) -> None:

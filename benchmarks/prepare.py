@@ -5,13 +5,12 @@ same template and tokenizer, marks the answers, and packs to 1,024 tokens, with 
 `tuneline` also checks every row, keeps it once, accounts for it, splits by prompt and writes the data card; `tuneline, all
 rules` judges quality as params.yaml does by default. Then the same for growing corpora, without the peers.
 
-The peers need an environment each, named by BENCHMARK_TRL and BENCHMARK_LLAMAFACTORY (docs/benchmarks.md); one that is not
-there is left out of the table.
+The peers need an environment each, which `make peers` makes (docs/benchmarks.md); one that is not there is left out of the
+table.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import tempfile
@@ -24,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # `python benchmarks/NAME.py
 from benchmarks import harness
 from benchmarks.harness import Comparison, Contender, Figure, Findings, Options, number, table
 from benchmarks.measuring import checkout, corpus
-from benchmarks.peers.peer import PEERS
+from benchmarks.peers.peer import PREPARE
 from benchmarks.peers.task import Task
 from tasks.core import params
 from tasks.fetch import fetch
@@ -58,11 +57,10 @@ def _against(folder: Path, rows: int, rounds: int) -> Findings:
         f"{made.rows:,} rows ({made.distinct:,} distinct, {made.bytes / 1e6:.0f} MB) to packs of {MAX_LENGTH} tokens"
     )
     task = Task(folder / "rows.jsonl", folder / "base", MAX_LENGTH, PROCESSES, folder / "out")
-    peers = [peer.contender(task) for peer in PEERS if os.environ.get(peer.variable)]
+    peers = [peer.prepares(task) for peer in PREPARE if not peer.absent()]
     comparison = harness.compare([_ours(PLAIN, task), _ours(JUDGED, task), *peers], rounds)
     found = harness.findings(title, comparison)
-    absent = [peer.name for peer in PEERS if not os.environ.get(peer.variable)]
-    note = [f"not installed here, so not compared: {', '.join(absent)}"] if absent else []
+    note = [f"not compared: {reason}" for peer in PREPARE if (reason := peer.absent())]
     return replace(found, tables=[*found.tables, _rates(comparison, rows), *note])
 
 

@@ -10,6 +10,7 @@ JSON that only one of the trainers understands. The answer is the last line of s
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -112,7 +113,7 @@ class Clock:
 
 
 def _differences(times: Sequence[float]) -> list[float]:
-    return [after - before for before, after in zip(times, times[1:], strict=False)]
+    return [after - before for before, after in itertools.pairwise(times)]
 
 
 def _started() -> float:

@@ -1,4 +1,7 @@
-"""LLaMA-Factory on a lesson: its own `run_sft` with a data set that is tokenised already (`tokenized_path`)."""
+"""LLaMA-Factory on a lesson: its own `run_sft` with a data set that is tokenised already (`tokenized_path`).
+
+One row at a time in bfloat16, as in its own examples. SETTING: more of its arguments.
+"""
 
 from __future__ import annotations
 
@@ -53,6 +56,7 @@ def _arguments(asked: Asked) -> dict[str, Any]:
         "dataset": "rows", "tokenized_path": str(asked.out / "rows"), "template": "smollm2", "cutoff_len": 1024,
         "stage": "sft", "do_train": True, "finetuning_type": "lora", "lora_target": "all", "disable_shuffling": True,
         "lora_rank": asked.lesson.rank, "lora_alpha": asked.lesson.alpha, "lora_dropout": 0.0,
+        "per_device_train_batch_size": 1, "gradient_accumulation_steps": asked.lesson.rows_a_step, "bf16": True,
     } | asked.setting  # fmt: skip
 
 

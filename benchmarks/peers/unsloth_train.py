@@ -1,6 +1,7 @@
 """unsloth's CPU backend on a lesson, as its notebooks have it: `FastLanguageModel`, its adapter, and `SFTTrainer`.
 
-SETTING: {"checkpointing": false} keeps all activations; {"config": more of `SFTConfig`}.
+SETTING: {"checkpointing": false} keeps all activations, where "config", more of `SFTConfig`, says so, too; "micro": rows of a
+forward pass; "compile": true compiles the layers.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ MICRO = 2
 
 def train(asked: Asked) -> Answer:
     os.environ.update(UNSLOTH_FORCE_CPU="1", UNSLOTH_DISABLE_STATISTICS="1")
+    if asked.setting.get("compile", False):
+        os.environ["UNSLOTH_CPU_COMPILE"] = "1"
     import unsloth  # pyright: ignore[reportMissingImports]
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportMissingImports]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.measuring import checkout
 from benchmarks.measuring.child import Failure, Run, measure
 from benchmarks.peers import task
-from benchmarks.peers.peer import LLAMA_FACTORY, PEERS, TRL, Peer
+from benchmarks.peers.peer import HERE as SCRIPTS
+from benchmarks.peers.peer import LLAMA_FACTORY, PEERS, PREPARE, TRL, Peer
 from benchmarks.peers.task import Task
 from tests import tiny
 
@@ -36,24 +37,39 @@ def test_a_missing_peer_is_left_out_with_the_reason(
     peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(peer.variable, raising=False)
-    outcome = measure(peer.contender(asked(tmp_path)))
+    monkeypatch.setattr(checkout, "ROOT", tmp_path)
+    outcome = measure(peer.trains(tmp_path / "lesson.json", tmp_path / "out", {}))
     assert isinstance(outcome, Failure)
-    assert f"{peer.variable} is not set" in outcome.reason
+    assert f"make peers, or let {peer.variable} name a Python" in outcome.reason
     monkeypatch.setenv(peer.variable, str(tmp_path / "no python"))
-    outcome = measure(peer.contender(asked(tmp_path)))
+    outcome = measure(peer.prepares(asked(tmp_path)))
     assert isinstance(outcome, Failure)
     assert "no python, which can't be run" in outcome.reason
 
 
+def test_what_make_peers_has_made_is_found_and_the_variable_goes_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(TRL.variable, raising=False)
+    monkeypatch.setattr(checkout, "ROOT", tmp_path)
+    made = tmp_path / ".peers" / "trl" / "bin" / "python"
+    assert TRL.absent()
+    made.parent.mkdir(parents=True)
+    made.symlink_to(sys.executable)
+    assert (TRL.python, TRL.absent()) == (str(made), "")
+    monkeypatch.setenv(TRL.variable, sys.executable)
+    assert TRL.python == sys.executable
+
+
 def test_a_python_without_the_peer_is_left_out_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LLAMA_FACTORY.variable, sys.executable)
-    outcome = measure(LLAMA_FACTORY.contender(asked(tmp_path)))
+    outcome = measure(LLAMA_FACTORY.prepares(asked(tmp_path)))
     assert outcome == Failure("exit code 1: ModuleNotFoundError: No module named 'llamafactory'")
 
 
 def test_a_folder_of_an_earlier_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    argv = [sys.executable, str(TRL.script), "rows.jsonl", "base", "512", "2", str(tmp_path / "out")]
+    argv = [sys.executable, str(SCRIPTS / "trl_prepare.py"), "rows.jsonl", "base", "512", "2", str(tmp_path / "out")]
     found = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert found.returncode == 1
     assert "out exists: name a new folder" in found.stderr
@@ -84,13 +100,13 @@ def _stream(file: Path, lists: list[list[int]]) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.variable)
+@pytest.mark.parametrize("peer", PREPARE, ids=lambda peer: peer.variable)
 def test_the_peers_tokens_are_those_of_the_chat_template(peer: Peer, tmp_path: Path) -> None:
-    if peer.variable not in os.environ:
-        pytest.skip(f"{peer.variable} is not set: {peer.name} is not installed (docs/benchmarks.md)")
+    if reason := peer.absent():
+        pytest.skip(reason)
     base = tiny.make_base(tmp_path / "base")
     tiny.write_rows(tmp_path / "rows.jsonl", ROWS)
-    outcome = measure(peer.contender(asked(tmp_path, base)))
+    outcome = measure(peer.prepares(asked(tmp_path, base)))
     assert isinstance(outcome, Run), outcome
     tokens, answers = _reference(tmp_path / "rows.jsonl", base)
     assert (outcome.result["rows"], outcome.result["tokens"]) == (ROWS, tokens)

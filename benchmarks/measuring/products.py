@@ -1,0 +1,46 @@
+"""How fast this machine multiplies the matrices of a model, in one JSON line: no step can be faster than its products.
+
+    python benchmarks/measuring/products.py BASE TOKENS LABELLED SECONDS
+
+The frozen weights of all linear layers with TOKENS tokens and of the head with LABELLED ones, each forward and for the
+gradient of its input, in bfloat16 and float32; each shape is measured once and counts as often as the model has it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import torch
+
+from benchmarks.measuring import lessons
+from benchmarks.measuring.ceilings import best_seconds
+
+
+def gflops(products: Counter[tuple[int, int, int]], dtype: torch.dtype, seconds: float) -> float:
+    """Over all products (rows, out, in), as often as they occur; `seconds` is spent on each."""
+    operations = took = 0.0
+    for (rows, out, into), count in products.items():
+        weight, x, g = (torch.randn(size).to(dtype) for size in ((out, into), (rows, into), (rows, out)))
+        forward, backward = torch.empty_like(g), torch.empty_like(x)
+        took += count * best_seconds(lambda x=x, w=weight, y=forward: torch.mm(x, w.t(), out=y), seconds)
+        took += count * best_seconds(lambda g=g, w=weight, y=backward: torch.mm(g, w, out=y), seconds)
+        operations += count * 4 * rows * out * into
+    return operations / took / 1e9
+
+
+def main() -> None:
+    base, tokens, labelled, seconds = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+    model = lessons.shape(base)
+    products = Counter((tokens, out, into) for out, into in model.layers.values())
+    products[labelled, model.vocabulary, model.hidden] = 1
+    found = {name: gflops(products, getattr(torch, name), seconds) for name in ("bfloat16", "float32")}
+    print(json.dumps({name: round(value, 2) for name, value in found.items()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The parts of benchmarks/train.py: each measures one thing and gives its findings."""
