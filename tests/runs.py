@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.core.sections import Batch, Launch, TrainParams
+from tasks.core.sections import Batch, EvaluateParams, Launch, TrainParams
 from tasks.data.chatset import Segment
-from tasks.ml import loading, methods, packing, training
+from tasks.data.tokens import ChatTokenizer
+from tasks.ml import generation, loading, memory, methods, packing, training
 from tasks.ml.checkpoints import Checkpoints
 from tasks.ml.history import Result
 from tasks.ml.tuned import Ahead, Runner, Tuned
@@ -112,5 +113,58 @@ def saved(tuned: Tuned, folder: Path) -> Path:
     return folder
 
 
-def reloaded(base: Path, adapter: Path, dtype: torch.dtype = torch.float32) -> Runner:
-    return loading.with_adapter(model(base, dtype), adapter)
+def reloaded(
+    base: Path, adapter: Path, dtype: torch.dtype = torch.float32, attention: str = packing.ATTENTION
+) -> Runner:
+    return loading.with_adapter(model(base, dtype, attention), adapter)
+
+
+def gradients(base: Path, wanted: TrainParams, *, recompute: bool = False) -> dict[str, float]:
+    """The norm of each trainable tensor's gradient on two packs, activations kept or computed again."""
+    tuned = attach(base, wanted)
+    tuned.runner.model.train()
+    for module in tuned.runner.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    if recompute:
+        memory.recompute(tuned.runner.model)
+    totals = [tuned.runner.loss_sum(packing.pack(part), 0.0) for part in (ROWS[:3], ROWS[3:7])]
+    torch.stack(totals).sum().backward()  # both packs are through before the first goes back
+    return {name: value.grad.norm().item() for name, value in tuned.trainable().items() if value.grad is not None}
+
+
+def generated(
+    runner: Runner, tokenizer: ChatTokenizer, prompts: Sequence[Sequence[int]], count: int
+) -> list[list[int]]:
+    """As the evaluation generates: greedily, with a cache, padded on the left."""
+    return generation._generate(runner, prompts, tokenizer, EvaluateParams(max_new_tokens=count))  # pyright: ignore[reportPrivateUsage]
+
+
+def assert_batches_generate_as_singles(base: Path, adapter: Path) -> None:
+    """With a cache, prompts of unlike length padded on the left; and what the logits said of a token while it was
+    generated is its loss when the same row is trained on."""
+    runner, untuned = reloaded(base, adapter, attention="sdpa"), Runner.of(model(base, attention="sdpa"))
+    tokenizer, prompts = ChatTokenizer(base), [row(number, length).ids for number, length in ((1, 12), (2, 5), (3, 30))]
+    singles = [generated(runner, tokenizer, [prompt], 12)[0] for prompt in prompts]
+    assert generated(runner, tokenizer, prompts, 12) == singles
+    in_training, plain = reloaded(base, adapter), Runner.of(model(base))
+    for prompt, (answer, cost) in zip(prompts, costs(runner, prompts), strict=True):
+        whole = Segment("0", [*prompt, *answer], [False] * len(prompt) + [True] * len(answer))
+        assert loss(in_training, [whole]) == pytest.approx(cost, rel=2e-5)
+        assert loss(plain, [whole]) != pytest.approx(cost, rel=1e-3)
+    assert [answer for answer, _ in costs(untuned, prompts)] != [answer for answer, _ in costs(runner, prompts)]
+
+
+def costs(runner: Runner, prompts: Sequence[Sequence[int]], count: int = 12) -> list[tuple[list[int], float]]:
+    """Of each row of a batch, so many generated tokens, and their -log p by the logits that they were chosen from."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    with torch.inference_mode():
+        out = runner.generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=count, min_new_tokens=count, do_sample=False,
+            return_dict_in_generate=True, output_logits=True, pad_token_id=0,
+        )  # fmt: skip
+    answers = out.sequences[:, width:]
+    chances = torch.stack(out.logits, dim=1).log_softmax(-1).gather(2, answers[..., None])[..., 0]
+    return list(zip(answers.tolist(), (-chances.sum(1)).tolist(), strict=True))

@@ -80,6 +80,12 @@ def head(model: PreTrainedModel) -> list[str]:
     return [name for name, value in model.named_parameters() if id(value) in owned]
 
 
+def norms(model: PreTrainedModel) -> list[str]:
+    """Names of the tensors that norm the hidden states: of each layer beside its halves, and around the stack."""
+    halves = tuple(f"{block.name}.{half}." for block in blocks(model) for half in (block.attention, block.feed_forward))
+    return [name for name, value in model.named_parameters() if value.ndim == 1 and not name.startswith(halves)]
+
+
 def parameters(layers: dict[str, nn.Module]) -> list[str]:
     """Full names of these layers' tensors, in order."""
     return [f"{name}.{inner}" for name, layer in layers.items() for inner, _ in layer.named_parameters()]

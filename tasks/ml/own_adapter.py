@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tasks.core import digest, weights
-from tasks.core.errors import ModelError
+from tasks.core.errors import ModelError, ParamsError
 from tasks.core.params import complaints
 from tasks.core.sections import Section
 from tasks.ml import loading, methods
@@ -67,7 +67,7 @@ class Rebuilt(Protocol):
     Options: type[Section]
 
     def reload(self, model: PreTrainedModel, options: Any) -> tuple[Runner, frozenset[str]]:
-        """Put the method's modules into the model; the names of the tensors that belong to them. ModelError: no room."""
+        """Put the method's modules into the model; the names of the tensors that belong to them. ParamsError: no room."""
         ...
 
 
@@ -108,7 +108,10 @@ def load(model: PreTrainedModel, folder: Path) -> Runner:
         _fill({name: value for name, value in model.named_parameters() if name in tensors}, tensors, folder)
         return Runner.of(model.eval())
     method, options = _method(described, folder)
-    runner, names = method.reload(model, options)
+    try:
+        runner, names = method.reload(model, options)
+    except ParamsError as error:
+        raise ModelError(f"{folder / CONFIG} does not fit the base: {error}") from None
     _fill({name: value for name, value in model.named_parameters() if name in names}, tensors, folder)
     model.eval()
     return runner

@@ -39,7 +39,7 @@ def test_every_row_is_in_one_split(prepared: Path) -> None:
 
 
 def test_the_known_methods_are_these() -> None:
-    assert methods.known() == ["bitfit", "delta_lora", "freeze", "full", "lisa", "lora", "qlora"]
+    assert methods.known() == ["adapter", "bitfit", "delta_lora", "freeze", "full", "lisa", "lora", "qlora"]
 
 
 @pytest.mark.parametrize("method", ["delta_lora", "lora", "qlora"])

@@ -1,0 +1,194 @@
+"""Bottleneck adapters against the papers' equations in float64, through training, the file and generation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tasks.core.errors import ModelError, ParamsError
+from tasks.core.sections import Launch, Optimizer
+from tasks.ml import blocks, loading, own_adapter
+from tests import runs
+from tests.tiny import FAMILIES, Family
+
+
+def wanted(**options: Any) -> Any:
+    return runs.params("adapter", options={"size": 3, **options})
+
+
+def literal(model: Any, family: Family, states: Tensor, tensors: dict[str, Tensor], placement: str) -> Tensor:
+    """Logits by the equations: x + A(attention(norm x)), then x + A(ffn(norm x)), A(h) = h + W_up gelu(W_down h)."""
+
+    def adapted(h: Tensor, name: str) -> Tensor:
+        if f"{name}.adapter.up.bias" not in tensors:
+            return h
+        down, lower, up, upper = (
+            tensors[f"{name}.adapter.{part}"] for part in ("down.weight", "down.bias", "up.weight", "up.bias")
+        )
+        inner = h @ down.T + lower
+        return h + 0.5 * inner * (1 + torch.erf(inner / 2**0.5)) @ up.T + upper
+
+    length = states.shape[1]
+    mask = torch.full((length, length), float("-inf"), dtype=torch.float64).triu(1)[None, None]
+    places = torch.arange(length)[None]
+    if family == "gpt2":
+        states = states + model.transformer.wpe(places)
+        for place, layer in enumerate(model.transformer.h):
+            name = f"transformer.h.{place}"
+            states = states + adapted(layer.attn(layer.ln_1(states), attention_mask=mask)[0], f"{name}.attn")
+            states = states + adapted(layer.mlp(layer.ln_2(states)), f"{name}.mlp")
+        return model.lm_head(model.transformer.ln_f(states))
+    angles = model.model.rotary_emb(states, places)
+    for place, layer in enumerate(model.model.layers):
+        name = f"model.layers.{place}"
+        mixed = layer.self_attn(layer.input_layernorm(states), position_embeddings=angles, attention_mask=mask)[0]
+        states = states + adapted(mixed, f"{name}.self_attn")
+        states = states + adapted(layer.mlp(layer.post_attention_layernorm(states)), f"{name}.mlp")
+    return model.lm_head(model.model.norm(states))
+
+
+def loss(logits: Tensor, ids: Tensor) -> Tensor:
+    return F.cross_entropy(logits[0, :-1], ids[0, 1:])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("placement", ["houlsby", "pfeiffer"])
+def test_it_is_the_papers_equation(tiny_bases: dict[Family, Path], family: Family, placement: str) -> None:
+    """Loss, gradients and three steps of AdamW."""
+    tuned = runs.attach(tiny_bases[family], wanted(placement=placement, norms=False))
+    ours: Any = tuned.runner.model.double().eval()
+    ours.set_attn_implementation("eager")
+    trainable = tuned.trainable()
+    model: Any = runs.model(tiny_bases[family], torch.float64, "eager").eval()
+    tensors = {name: value.detach().clone().requires_grad_() for name, value in trainable.items()}
+    assert len(tensors) == 2 * 4 * (2 if placement == "houlsby" else 1)
+    mine, theirs = (
+        torch.optim.AdamW(values, lr=1e-1, weight_decay=0.1) for values in (trainable.values(), tensors.values())
+    )
+    for number in range(3):
+        ids = torch.tensor([runs.row(number, 20).ids])
+        found = loss(ours(input_ids=ids).logits, ids)
+        states = model.get_input_embeddings()(ids).detach()
+        expected = loss(literal(model, family, states, tensors, placement), ids)
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+        for value, optimizer in ((found, mine), (expected, theirs)):
+            optimizer.zero_grad()
+            value.backward()
+        for name, value in trainable.items():
+            torch.testing.assert_close(value.grad, tensors[name].grad, rtol=1e-7, atol=1e-11)
+        mine.step()
+        theirs.step()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("placement", ["houlsby", "pfeiffer"])
+def test_it_trains_resumes_saves_and_comes_back(
+    tiny_bases: dict[Family, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: Family, placement: str
+) -> None:
+    base = tiny_bases[family]
+    tuned = runs.assert_killed_ends_as_undisturbed(base, tmp_path, wanted(placement=placement), monkeypatch)
+    start = runs.attach(base, wanted(placement=placement)).trainable()
+    assert [name for name, value in tuned.trainable().items() if torch.equal(value, start[name])] == []
+    adapter = runs.saved(tuned, tmp_path / "adapter")
+    norms = {name for name in load_file(adapter / own_adapter.TENSORS) if ".adapter." not in name}
+    per_layer = {"gpt2": 4}.get(family, 2)
+    assert len(norms) == (0 if placement == "pfeiffer" else 2 * per_layer + per_layer // 2)
+    again = runs.reloaded(base, adapter)
+    assert torch.equal(runs.logits(again), runs.logits(tuned.runner))
+    assert not torch.allclose(runs.logits(again), runs.logits(runs.Runner.of(runs.model(base))), atol=1e-3)
+
+
+def test_it_starts_near_the_identity(tiny_base: Path) -> None:
+    untuned = runs.logits(runs.Runner.of(runs.model(tiny_base)))
+    found = runs.logits(runs.attach(tiny_base, wanted()).runner)
+    assert 0 < (found - untuned).abs().max() < 1e-2 * untuned.abs().max()
+
+
+@pytest.mark.parametrize(("size", "found"), [(1 / 16, 2), (1 / 64, 1), (0.5, 16), (7, 7), (1, 1)])
+def test_the_size_is_a_number_or_a_share_of_hidden(tiny_base: Path, size: float, found: int) -> None:
+    tuned = runs.attach(tiny_base, wanted(size=size))
+    assert {value.shape[0] for name, value in tuned.trainable().items() if "down.weight" in name} == {found}
+
+
+@pytest.mark.parametrize(("activation", "function"), [("relu", F.relu), ("silu", F.silu), ("tanh", torch.tanh)])
+def test_the_activation_is_an_option(tiny_base: Path, activation: str, function: Any) -> None:
+    tuned: Any = runs.attach(tiny_base, wanted(activation=activation))
+    layer = tuned.runner.model.model.layers[0].mlp.adapter
+    x = torch.randn(5, 32)
+    wanted_output = x + function(x @ layer.down.weight.T) @ layer.up.weight.T
+    torch.testing.assert_close(layer(x), wanted_output, rtol=1e-5, atol=1e-6)
+
+
+def test_bfloat16_trains_and_comes_back(tiny_base: Path, tmp_path: Path) -> None:
+    tuned, result = runs.fit(
+        tiny_base, tmp_path / "work", wanted().model_copy(update={"launch": Launch(dtype="bfloat16")})
+    )
+    again = runs.reloaded(tiny_base, runs.saved(tuned, tmp_path / "adapter"), torch.bfloat16)
+    assert torch.equal(runs.logits(again), runs.logits(tuned.runner))
+    assert result.validations[-1].loss < result.validations[0].loss
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_activations_computed_again_change_nothing(tiny_bases: dict[Family, Path], family: Family) -> None:
+    assert runs.gradients(tiny_bases[family], wanted(), recompute=True) == runs.gradients(tiny_bases[family], wanted())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_batch_generates_as_its_rows_alone(tiny_bases: dict[Family, Path], tmp_path: Path, family: Family) -> None:
+    params = wanted().model_copy(update={"optimizer": Optimizer(learning_rate=3e-2)})
+    tuned, _ = runs.fit(tiny_bases[family], tmp_path / "work", params)
+    runs.assert_batches_generate_as_singles(tiny_bases[family], runs.saved(tuned, tmp_path / "adapter"))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"size": 33}, "train.options.size=33 is wider than the hidden states (32)"),
+        ({"size": 0}, "train.options.size"),
+        ({"size": 1.5}, "train.options.size"),
+        ({"activation": "relu6"}, "train.options.activation"),
+        ({"bottleneck": 4}, "unknown key; known here: activation, norms, placement, size"),
+    ],
+)
+def test_what_can_t_be_is_refused_before_training(tiny_base: Path, options: Any, says: str) -> None:
+    with pytest.raises(ParamsError) as caught:
+        runs.attach(tiny_base, wanted(**options))
+    assert says in str(caught.value)
+
+
+def test_layers_that_are_made_otherwise_are_refused(tiny_base: Path) -> None:
+    model = runs.model(tiny_base)
+    model.model.layers[1].extra = torch.nn.Linear(2, 2)
+    with pytest.raises(ParamsError) as caught:
+        blocks.blocks(model)
+    assert str(caught.value) == (
+        "train.method: the layer model.layers.1 (LlamaDecoderLayer) is no attention with a feed-forward, it has "
+        "self_attn, mlp, extra: choose lora for this base"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"size": 4}, "adapter.down.weight is (3, 32), the model has (4, 32)"),
+        ({"placement": "houlsby", "norms": True}, "lacks model.layers.0.input_layernorm.weight"),
+        ({"size": 10**12}, "does not fit the base: train.options.size=1000000000000 is wider"),
+        ({"depth": 2}, "options.depth: unknown key"),
+    ],
+)
+def test_a_description_that_lies_is_refused(tiny_base: Path, tmp_path: Path, changes: Any, says: str) -> None:
+    tuned, _ = runs.fit(tiny_base, tmp_path / "work", wanted(placement="pfeiffer").model_copy(update={"epochs": 1}))
+    adapter = runs.saved(tuned, tmp_path / "adapter")
+    described = json.loads((adapter / own_adapter.CONFIG).read_bytes())
+    described["options"] |= changes
+    (adapter / own_adapter.CONFIG).write_text(json.dumps(described))
+    with pytest.raises(ModelError) as caught:
+        loading.with_adapter(runs.model(tiny_base), adapter)
+    assert says in str(caught.value)
