@@ -5,6 +5,7 @@ Secrets, buckets and endpoints are no params: they come from the environment.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -67,9 +68,15 @@ def complaints(error: ValidationError, section: type[BaseModel], prefix: str = "
         path = ".".join(str(part) for part in (prefix, *item["loc"]) if part != "")
         if item["type"] == "extra_forbidden":
             known = sorted(_inner(section, item["loc"][:-1]).model_fields)
-            yield f"{path}: unknown key; known here: {', '.join(known) or 'none'}"
+            yield f"{path}: unknown key;{nearest(str(item['loc'][-1]), known)} known here: {', '.join(known) or 'none'}"
         else:
             yield f"{path}: {item['msg'].removeprefix('Value error, ')} (found {item['input']!r})"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` did you mean 'x' or 'y'?` where some of the known are like the name, else nothing."""
+    near = difflib.get_close_matches(name, list(known), n=2)
+    return f" did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def _inner(section: type[BaseModel], loc: Iterable[int | str]) -> type[BaseModel]:

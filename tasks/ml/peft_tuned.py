@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -21,18 +22,19 @@ from tasks.ml.lora import offset
 from tasks.ml.tuned import Runner, Tuned
 
 
-def wrap(model: PreTrainedModel, config: PeftConfig) -> Tuned:
-    """Fresh trainable parameters as the config says. ParamsError: PEFT finds that they don't fit."""
-    return of(attach(model, config))
+def wrap(model: PreTrainedModel, config: PeftConfig, *, float32: bool = False) -> Tuned:
+    """Fresh trainable parameters as the config says, in the base's dtype unless float32 is asked for.
+
+    ParamsError: PEFT finds that they don't fit.
+    """
+    return of(attach(model, config, float32=float32))
 
 
-def attach(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
+def attach(model: PreTrainedModel, config: PeftConfig, *, float32: bool = False) -> PeftModel:
     """The model with fresh parameters, for methods that set some of them themselves. ParamsError: as `wrap`."""
     loading.forget_path(model)
-    try:
-        tuned: Any = get_peft_model(model, config, autocast_adapter_dtype=False)
-    except (ValueError, RuntimeError, NotImplementedError) as error:
-        raise ParamsError(f"train.method: PEFT refuses: {' '.join(str(error).split())}") from None
+    with refusals():
+        tuned: Any = get_peft_model(model, config, autocast_adapter_dtype=float32)
     return tuned
 
 
@@ -40,8 +42,17 @@ def of(tuned: PeftModel) -> Tuned:
     return Tuned(runner(tuned), partial(save, tuned))
 
 
-def load(model: PreTrainedModel, folder: Path) -> Runner:
-    """The model with a saved adapter on it, in evaluation mode, each tensor in the type that it was saved in.
+@contextmanager
+def refusals() -> Generator[None]:
+    """PEFT says what does not fit by one of these errors, none of them its own."""
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError, NotImplementedError, AssertionError) as error:
+        raise ParamsError(f"train.method: PEFT refuses: {' '.join(str(error).split())}") from None
+
+
+def load(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """The saved adapter on its base, in evaluation mode, each tensor in the dtype in which it was saved.
 
     PEFT makes an adapter in its layer's type first: DoRA's float32 magnitudes on a bfloat16 base would be rounded.
     """
@@ -49,12 +60,13 @@ def load(model: PreTrainedModel, folder: Path) -> Runner:
         # PEFT takes AdaLoRA's own pattern for a LoRA pattern and says that it fits nothing, before it applies it.
         warnings.filterwarnings("ignore", "The following rank_pattern keys did not match")
         tuned = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False).eval()
-    parameters = {name.replace(".default", ""): value for name, value in tuned.named_parameters()}
-    for name, value in load_file(folder / "adapter_model.safetensors").items():
-        place = f"{name}.weight" if name.endswith("lora_magnitude_vector") else name
-        if place in parameters and parameters[place].dtype != value.dtype:
-            parameters[place].data = value.to(parameters[place].device)
-    return runner(tuned)
+    saved = load_file(folder / "adapter_model.safetensors")
+    places = {value.data_ptr(): name for name, value in get_peft_model_state_dict(tuned).items()}
+    for value in tuned.parameters():
+        name = places.get(value.data_ptr())
+        if name is not None and saved[name].dtype != value.dtype:
+            value.data = saved[name].to(value.device)
+    return tuned
 
 
 def runner(tuned: PeftModel) -> Runner:
@@ -87,8 +99,9 @@ def _check_finite(tensors: Mapping[str, Tensor]) -> None:
 
 
 def _order(file: Path) -> None:
-    """PEFT writes its set of target modules in an order that changes from process to process."""
+    """PEFT writes its sets of modules in an order that changes from process to process."""
     config: dict[str, Any] = json.loads(file.read_bytes())
-    if isinstance(config["target_modules"], list):
-        config["target_modules"].sort()
+    for name in config.keys() & {"target_modules", "exclude_modules", "feedforward_modules"}:
+        if isinstance(config[name], list):
+            config[name].sort()
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

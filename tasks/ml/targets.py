@@ -42,7 +42,7 @@ def choose(model: PreTrainedModel, params: TrainParams) -> list[str]:
 def named(model: PreTrainedModel, params: TrainParams) -> list[str]:
     """As `choose`, without a look at the rank: for methods that give each layer its own, or need none."""
     layers = list(linear(model))
-    chosen = set(layers) if params.targets == "all-linear" else _matching(layers, params.targets)
+    chosen = set(layers) if params.targets == "all-linear" else matching(layers, params.targets)
     return [name for name in layers if name in chosen]
 
 
@@ -64,7 +64,11 @@ def compact(model: PreTrainedModel, chosen: list[str]) -> list[str]:
     return sorted(suffixes) if meant == chosen else chosen
 
 
-def _matching(names: list[str], targets: str | tuple[str, ...]) -> set[str]:
+def matching(names: list[str], targets: str | tuple[str, ...], what: str = "linear layer") -> set[str]:
+    """Those of the names that the targets mean: last parts, whole names, or one regular expression of whole names.
+
+    ParamsError: a target matches nothing; it names the nearest.
+    """
     suffixes = sorted({name.rpartition(".")[2] for name in names})
     chosen: set[str] = set()
     for target in (targets,) if isinstance(targets, str) else targets:
@@ -72,9 +76,7 @@ def _matching(names: list[str], targets: str | tuple[str, ...]) -> set[str]:
         if not hits:
             near = difflib.get_close_matches(target, suffixes, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ParamsError(
-                f"train.targets: no linear layer is called {target!r}; {hint}There are: {', '.join(suffixes)}"
-            )
+            raise ParamsError(f"train.targets: no {what} is called {target!r}; {hint}There are: {', '.join(suffixes)}")
         chosen |= hits
     return chosen
 

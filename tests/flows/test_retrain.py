@@ -175,7 +175,7 @@ def test_the_flow_s_end_ends_the_stage(project: Project, number: signal.Signals)
     ("options", "code", "says"),
     [
         (["--set", "train.rnak=4"], 2, "train.rnak: unknown key"),
-        (["--set", "train.method=lroa"], 11, "unknown method 'lroa'; known: lora, qlora"),
+        (["--set", "train.method=lroa"], 11, "unknown method 'lroa'; did you mean "),
         (["--set", "quantize.formats=[nf5]"], 11, "unknown format 'nf5'"),
         (["--set", "fetch.ref=gguf:no-such-package"], 11, "no-such-package is not installed"),
         (["--set", "fetch.ref=/no/such/folder"], 11, "there is no folder /no/such/folder"),

@@ -1,5 +1,6 @@
-"""Fine-tuning methods: one file each, found by its name. Neither this package nor a method's file imports torch at
-its top, so that names and options can be checked before anything runs."""
+"""Fine-tuning methods: one file each, found by its name, and PEFT's tuners that need no file of their own
+(`tasks/ml/peft_table.py`). Nothing here imports torch at its top, so that names and options can be checked before
+anything runs."""
 
 from __future__ import annotations
 
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 from pydantic import ValidationError
 
 from tasks.core.errors import ParamsError
-from tasks.core.params import complaints
+from tasks.core.params import complaints, nearest
 from tasks.core.sections import Section, TrainParams
+from tasks.ml import peft_method
+from tasks.ml.peft_table import ABSENT, TUNERS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,16 +40,29 @@ class Method(Protocol):
 
 
 def known() -> list[str]:
-    return sorted(file.stem for file in Path(__file__).parent.glob("*.py") if file.stem != "__init__")
+    return sorted({*_files(), *TUNERS})
+
+
+def _files() -> list[str]:
+    return [file.stem for file in Path(__file__).parent.glob("*.py") if file.stem != "__init__"]
 
 
 def find(params: TrainParams) -> tuple[Method, Any]:
     """The method and its options. ParamsError: no such method or option; the message lists those there are."""
-    if params.method not in known():
-        raise ParamsError(f"train.method: unknown method {params.method!r}; known: {', '.join(known())}")
-    method = cast("Method", importlib.import_module(f"tasks.ml.methods.{params.method}"))
+    method = _method(params)
     try:
         return method, method.Options.model_validate(params.options)
     except ValidationError as error:
         said = "; ".join(complaints(error, method.Options, "train.options"))
         raise ParamsError(f"train.method={params.method}: {said}") from None
+
+
+def _method(params: TrainParams) -> Method:
+    name = params.method
+    if name in _files():
+        return cast("Method", importlib.import_module(f"tasks.ml.methods.{name}"))
+    if name in TUNERS:
+        return cast("Method", peft_method.find(name, params.options))
+    if name in ABSENT:
+        raise ParamsError(f"train.method={name}: PEFT has it, tuneline has not: {ABSENT[name]}")
+    raise ParamsError(f"train.method: unknown method {name!r};{nearest(name, known())} known: {', '.join(known())}")

@@ -41,7 +41,7 @@ def test_every_error_at_once_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(ParamsError) as caught:
         params.load(file)
     message = str(caught.value)
-    assert "train.rnak: unknown key; known here: alpha, batch," in message
+    assert "train.rnak: unknown key; did you mean 'rank'? known here: alpha, batch," in message
     assert "train.rank: " in message and "(found 0)" in message
     assert "quantize: a format is listed twice" in message
     assert "merge: Field required" in message

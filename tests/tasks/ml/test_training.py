@@ -233,7 +233,7 @@ def test_an_adapter_that_can_t_fit_is_refused(tiny_base: Path, changes: dict[str
 
 
 def test_an_unknown_method_lists_the_known_ones() -> None:
-    with pytest.raises(ParamsError, match="unknown method 'lroa'; known: .*lora, qlora"):
+    with pytest.raises(ParamsError, match="unknown method 'lroa'; did you mean .*'lora'\\? known: .*lora, .*qlora"):
         methods.find(PARAMS.model_copy(update={"method": "lroa"}))
 
 

@@ -1,0 +1,48 @@
+"""What each method is told on a tiny base, and where it can't go: one table for every test that goes over all methods."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tasks.core.sections import Batch, Launch, Optimizer, TrainParams, Validation
+from tests.tiny import Family
+
+PARAMS = TrainParams(
+    rank=4, alpha=8.0, epochs=2, launch=Launch(dtype="float32"), batch=Batch(packs=4, micro_tokens=96),
+    optimizer=Optimizer(learning_rate=1e-2), validation=Validation(times=1),
+)  # fmt: skip
+
+CASES: dict[str, dict[str, Any]] = {
+    "adamss": {"options": {"num_subspaces": 2}},
+    "adaption_prompt": {"options": {"adapter_len": 4}},
+    "fourierft": {"options": {"n_frequency": 64}},
+    "oft": {"options": {"oft_block_size": 8}},
+    "supertuning": {"options": {"sparsity": 0.9}},
+    "trainable_tokens": {"options": {"token_indices": [1, 2, 40, 41]}},
+    "waveft": {"options": {"n_frequency": 64}},
+}
+"""Changes to the params above; a method that is not here takes them as they are."""
+
+CONV1D = "a Conv1D; of its kind these can: "
+
+REFUSED: dict[tuple[str, Family], str] = {
+    ("adaption_prompt", "qwen"): "Unsupported model type for adaption prompt: 'qwen2'",
+    **dict.fromkeys(
+        [
+            (name, "gpt2")
+            for name in (
+                "adamss", "beft", "boft", "c3a", "delora", "glora", "hra", "loha", "lokr", "miss", "oft", "osf",
+                "peanut", "psoft", "road", "shira", "supertuning",
+            )
+        ],
+        CONV1D,
+    ),
+}  # fmt: skip
+"""Where a method is refused, and what the refusal says."""
+
+RESTS: frozenset[str] = frozenset()
+"""Methods of which some trainable tensors may stand still in four steps."""
+
+
+def params(method: str) -> TrainParams:
+    return PARAMS.model_copy(update={"method": method, **CASES.get(method, {})})

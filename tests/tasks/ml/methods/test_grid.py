@@ -1,0 +1,160 @@
+"""Every method on every family of models: it learns, comes back as it was saved, and survives being killed."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tasks.core.errors import ParamsError
+from tasks.core.sections import TrainParams
+from tasks.data.chatset import Segment
+from tasks.ml import loading, methods, packing, training
+from tasks.ml.checkpoints import Checkpoints
+from tasks.ml.tuned import Ahead, Tuned
+from tests import method_cases
+from tests.tiny import Family
+
+GRID: tuple[Family, ...] = ("llama", "qwen", "gpt2")
+
+
+def row(number: int, length: int) -> Segment:
+    ids = [(number * 31 + place * 7) % 300 + 3 for place in range(length)]
+    return Segment(str(number), ids, [place >= length // 2 for place in range(length)])
+
+
+ROWS = [row(number, 8 + number % 9) for number in range(8)]
+HELD_OUT = [row(number, 9 + number % 5) for number in range(20, 24)]
+
+Fresh = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def fresh(tiny_bases: dict[Family, Path]) -> Fresh:
+    """A new model of a family, read from disk once."""
+    loaded: dict[tuple[Family, str, str], Any] = {}
+
+    def make(family: Family, held: str = "plain", attention: str = packing.ATTENTION) -> Any:
+        key = (family, held, attention)
+        if key not in loaded:
+            loaded[key] = loading.load(tiny_bases[family], torch.float32, held=held, attention=attention)
+            loaded[key].requires_grad_(False)
+        made = copy.deepcopy(loaded[key])
+        made.name_or_path = str(tiny_bases[family])
+        return made
+
+    return make
+
+
+def attach(fresh: Fresh, family: Family, params: TrainParams) -> Tuned:
+    method, options = methods.find(params)
+    torch.manual_seed(params.launch.seed)
+    frozen = fresh(family, method.base(options))
+    return method.attach(frozen, params, options, Ahead(4, [[row] for row in ROWS]))
+
+
+def fit(tuned: Tuned, folder: Path, params: TrainParams, seconds: float = 1e9) -> None:
+    result = training.fit(tuned, [[row] for row in ROWS], HELD_OUT, params, Checkpoints(folder, seconds))
+    assert result.history[-1].step == 4
+
+
+def files(tuned: Tuned, folder: Path) -> dict[str, bytes]:
+    folder.mkdir()
+    tuned.save(folder)
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+@pytest.mark.parametrize("family", GRID)
+@pytest.mark.parametrize("method", methods.known())
+def test_a_method_learns_and_comes_back_as_it_was_saved(
+    fresh: Fresh, tmp_path: Path, method: str, family: Family
+) -> None:
+    params = method_cases.params(method)
+    _skip_if_not_installed(params)
+    if (method, family) in method_cases.REFUSED:
+        with pytest.raises(ParamsError) as caught:
+            attach(fresh, family, params)
+        assert method_cases.REFUSED[method, family] in str(caught.value)
+        return
+    tuned = attach(fresh, family, params)
+    before, start = {name: value.clone() for name, value in tuned.trainable().items()}, _mean(tuned, ROWS)
+    fit(tuned, tmp_path / "checkpoints", params)
+    still = {name for name, value in tuned.trainable().items() if torch.equal(before[name], value)}
+    assert _mean(tuned, ROWS) < start
+    assert not still or method in method_cases.RESTS
+
+    folder = tmp_path / "adapter"
+    assert files(tuned, folder)
+    again = loading.with_adapter(fresh(family, methods.find(params)[0].base(methods.find(params)[1])), folder)
+    assert math.isclose(training.mean_loss(again, HELD_OUT), _mean(tuned, HELD_OUT), rel_tol=1e-6)
+    _packed_is_separate(tuned)
+    if (folder / "adapter_config.json").exists() and methods.find(params)[0].base(methods.find(params)[1]) == "plain":
+        _is_pefts_own(fresh(family, attention="eager"), folder, tuned)
+
+
+def _skip_if_not_installed(params: TrainParams) -> None:
+    try:
+        methods.find(params)
+    except ParamsError as error:
+        assert "which is not installed" in str(error)
+        pytest.skip(str(error))
+
+
+def _mean(tuned: Tuned, rows: Sequence[Segment]) -> float:
+    return training.mean_loss(tuned.runner, rows)
+
+
+def _packed_is_separate(tuned: Tuned) -> None:
+    tuned.runner.model.eval()
+    with torch.no_grad():
+        together = tuned.runner.loss_sum(packing.pack(HELD_OUT), 0.0).item()
+        apart = sum(tuned.runner.loss_sum(packing.pack([row]), 0.0).item() for row in HELD_OUT)
+    assert math.isclose(together, apart, rel_tol=1e-6)
+
+
+def _is_pefts_own(base: Any, folder: Path, tuned: Tuned) -> None:
+    """What PeftModel makes of the saved adapter, a row at a time, has the loss that our packed rows have."""
+    from peft import PeftModel
+
+    theirs: Any = PeftModel.from_pretrained(base, str(folder)).eval()
+    total = 0.0
+    with torch.no_grad():
+        for row in HELD_OUT:
+            labels = torch.tensor([[token if loss else -100 for token, loss in zip(row.ids, row.loss, strict=True)]])
+            total += theirs(input_ids=torch.tensor([row.ids]), labels=labels).loss.item() * sum(row.loss)
+        ours = tuned.runner.loss_sum(packing.pack(HELD_OUT), 0.0).item()
+    assert math.isclose(ours, total, rel_tol=1e-5)
+
+
+class Killed(Exception):
+    """Stands for the kill: nothing after it runs."""
+
+
+@pytest.mark.parametrize("method", methods.known())
+def test_a_killed_run_ends_with_the_same_bytes(
+    fresh: Fresh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    params = method_cases.params(method)
+    _skip_if_not_installed(params)
+    undisturbed = attach(fresh, "llama", params)
+    fit(undisturbed, tmp_path / "whole", params)
+    real, calls = training._batch, []  # pyright: ignore[reportPrivateUsage]
+
+    def failing(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise Killed
+        return real(*arguments)
+
+    monkeypatch.setattr(training, "_batch", failing)
+    with pytest.raises(Killed):
+        fit(attach(fresh, "llama", params), tmp_path / "killed", params, seconds=0)
+    resumed = attach(fresh, "llama", params)
+    fit(resumed, tmp_path / "killed", params, seconds=0)
+    assert len(calls) == 5
+    assert files(resumed, tmp_path / "resumed") == files(undisturbed, tmp_path / "undisturbed")
