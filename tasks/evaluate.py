@@ -5,31 +5,47 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from tasks.core import manifest
 from tasks.core.manifest import Manifest
 from tasks.core.sections import EvaluateParams
+from tasks.core.standing import Standing
 from tasks.core.step import main
 
 
 def evaluate(params: EvaluateParams, *, target: str, chat: Path, base: Path, model: Path, out: Path) -> Manifest:
     """Judge `model` (the base itself, an adapter on it, a merged or a quantised model) as it would be served.
 
-    Every target sees the same rows, rendered and tokenised alike. `rows.jsonl` has one line a test row.
+    Every target sees the same rows, rendered and tokenised alike. `rows.jsonl` has one line a test row; none, if
+    there is nothing to judge because the format was not made.
     """
-    from tasks.ml import evaluation, metrics
+    from tasks.ml import metrics
 
     metrics.check(params.metrics)
     inputs = {"chat": manifest.verify(chat).digest, "base": manifest.verify(base).digest}
     judged = manifest.verify(model)
     inputs |= {**judged.inputs, target: judged.digest}  # what it was made from, so that a leftover can be told
+    standing = Standing.of(judged)
     with manifest.staged(out) as folder:
-        report = evaluation.run(params, target=target, chat=chat, base=base, model=model)
+        rows, summary = (
+            _judge(params, target, chat, base, model) if standing.made else ([], {"target": target, "rows": 0})
+        )
         with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in report.rows)
-        (folder / "metrics.json").write_text(json.dumps(report.summary, indent=1) + "\n", encoding="utf-8")
-        facts = {"target": target, "rows": len(report.rows)}
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        summary |= {"made": standing.made, "note": standing.note}
+        (folder / "metrics.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        facts = {"target": target, "rows": len(rows), **standing.facts}
         return manifest.seal(folder, step="evaluate", inputs=inputs, params=params.model_dump(mode="json"), facts=facts)
+
+
+def _judge(
+    params: EvaluateParams, target: str, chat: Path, base: Path, model: Path
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    from tasks.ml import evaluation
+
+    report = evaluation.run(params, target=target, chat=chat, base=base, model=model)
+    return report.rows, report.summary
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ import yaml
 
 from tasks.core import digest, events, layout, manifest, params
 from tasks.core.errors import IntegrityError
+from tasks.core.params import Params
 from tasks.core.sections import PublishParams
+from tasks.core.standing import Standing
 from tasks.core.step import main
 from tasks.storage import checkout, revision
 from tasks.storage.corpus import DEFAULT_REGISTRY
@@ -104,6 +106,7 @@ def _record(workspace: Path, snapshot: Snapshot, seconds: Mapping[str, float]) -
         "git": {"commit": snapshot.head, "snapshot": snapshot.commit, "changes": snapshot.changes},
         "lock_file": digest.of_file(workspace / LOCK_FILE) if (workspace / LOCK_FILE).is_file() else None,
         "seed": chosen.train.launch.seed,
+        "notes": _notes(chosen, workspace),
         "metrics": yaml.safe_load((workspace / layout.RUN_REPORT / "metrics.json").read_text(encoding="utf-8")),
         "report": evaluations.digest,
         "cost": {"training": trained.facts, "stages_seconds": dict(seconds)},
@@ -114,6 +117,13 @@ def _record(workspace: Path, snapshot: Snapshot, seconds: Mapping[str, float]) -
             "libraries": {name: metadata.version(name) for name in LIBRARIES},
         },
     }
+
+
+def _notes(chosen: Params, workspace: Path) -> dict[str, str]:
+    """What a reader has to know of a part: that it was not made, or is whole only with the adapter beside it."""
+    folders = {"merged": layout.MERGED, **{format: layout.quantized(format) for format in chosen.quantize.formats}}
+    standings = {part: Standing.of(manifest.read(workspace / folder)) for part, folder in folders.items()}
+    return {part: standing.note for part, standing in standings.items() if standing.note}
 
 
 def _yaml(file: Path) -> Any:

@@ -36,7 +36,8 @@ def report(
     found = evaluated.read_all(evaluations, inputs)
     origin = lineage.read(**folders, train=train, evaluations=found)
     table = comparison.compare(found)
-    shown = samples.choose(found, params.samples, (table.quantized or table.tuned).target)
+    made = [each for each in found if each.measured.made]
+    shown = samples.choose(made, params.samples, (table.quantized or table.tuned).target)
     inputs["train"] = manifest.read(train).digest
     inputs |= {f"evaluate/{each.target}": each.manifest.digest for each in found}
     with manifest.staged(out) as folder:
@@ -47,7 +48,7 @@ def report(
         html = page.render(table, origin, training.read(train), shown, found)
         (folder / "index.html").write_text(html, encoding="utf-8")
         events.note(tables.as_text(table))
-        facts = {"targets": [row.target for row in table.rows], "tested": table.tested}
+        facts = {"targets": [each.target for each in made], "tested": table.tested}
         return manifest.seal(folder, step="report", inputs=inputs, params=params.model_dump(mode="json"), facts=facts)
 
 

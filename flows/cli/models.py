@@ -54,8 +54,10 @@ def _show(arguments: argparse.Namespace, registry: Registry) -> int:
     for target, values in record["metrics"].items():
         print(f"  {target:12} " + "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
     print("parts")
+    notes = _notes(version)
     for part in version.parts:
-        print(f"  {part:12} {sum(entry.size for entry in version.select(part).values()) / 1e6:8.1f} MB")
+        size = sum(entry.size for entry in version.select(part).values())
+        print(f"  {part:12} {size / 1e6:8.1f} MB  {notes.get(part, '')}".rstrip())
     return 0
 
 
@@ -66,7 +68,15 @@ def _pull(arguments: argparse.Namespace, registry: Registry) -> int:
         print(json.dumps({"version": version.reference, "folder": str(arguments.to), "files": sorted(files)}, indent=1))
     else:
         print(f"{version.reference} {arguments.part}: {len(files)} files in {arguments.to}, every digest checked")
+        if note := _notes(version).get(arguments.part):
+            print(f"{arguments.part} is {note}")
     return 0
+
+
+def _notes(version: Version) -> dict[str, str]:
+    """What there is to know of its parts; versions of earlier releases say nothing of them."""
+    record: dict[str, Any] = version.record
+    return record.get("notes", {})
 
 
 def _find(text: str, registry: Registry) -> Version:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tasks.core import events, manifest
 from tasks.core.sections import EvaluateParams
+from tasks.core.standing import BESIDE, Standing
 from tasks.data import chatset
 from tasks.data.chatset import Example
 from tasks.data.rows import Message
@@ -57,14 +58,19 @@ def run(params: EvaluateParams, *, target: str, chat: Path, base: Path, model: P
 
 def load(target: str, base: Path, model: Path) -> Runner:
     """The target as it is served: a plain folder, an adapter on the base that it was trained on, or a finished format."""
+    sealed = manifest.read(model)
+    if target == "adapter":
+        return _together(base, model, sealed.facts)
+    if target == "merged" and not Standing.of(sealed).merged:
+        return _together(model, model / BESIDE, sealed.facts)
     if target in ("base", "merged"):
         return Runner.of(loading.load(model, loading.compute_dtype("auto")))
-    if target == "adapter":
-        facts = manifest.read(model).facts
-        return loading.with_adapter(
-            loading.load(base, loading.compute_dtype(facts["dtype"]), held=facts["base"]), model
-        )
-    return Runner.of(export.find(target)[0].load(model))
+    return export.load(target, model)
+
+
+def _together(base: Path, adapter: Path, facts: Mapping[str, Any]) -> Runner:
+    """The base, held as in training, with the adapter on it."""
+    return loading.with_adapter(loading.load(base, loading.compute_dtype(facts["dtype"]), held=facts["base"]), adapter)
 
 
 def _rows(

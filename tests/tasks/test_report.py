@@ -26,6 +26,7 @@ from tasks.core.errors import DataError, IntegrityError
 from tasks.core.sections import ReportParams, TrainParams
 from tasks.data.report import template, units
 from tasks.data.report.comparison import read_comparison
+from tasks.data.report.tables import as_text
 from tasks.report import report
 
 HOSTILE = "<script>alert(1)</script></style></pre><img src=http://x.test/y onerror=alert(1)>&amp;\u202e\x00'\"{{ 7*7 }}"
@@ -339,6 +340,26 @@ def test_missing_values_are_dashes(workspace: Workspace) -> None:
     assert shown
     assert shown[1].count(units.DASH) == 2 * len(missing)
     assert re.search(rf"Validation:\s+{units.DASH}", page(folder))
+
+
+def test_a_format_that_was_not_made_says_why(workspace: Workspace) -> None:
+    why = f"gguf-f16 has no room for it {HOSTILE}"
+    workspace.evaluate("merged", note="not merged: it stands beside its base")
+    folder = workspace.root / "evaluations" / "gguf-f16"
+    measured = {"target": "gguf-f16", "rows": 0, "made": False, "note": f"not made: {why}"}
+    files = {"metrics.json": json.dumps(measured), "rows.jsonl": ""}
+    _seal(folder, files, inputs=manifest.read(folder).inputs)
+    out = workspace.report()
+    table = read_comparison(out)
+    assert [(row.target, row.made) for row in table.rows] == [(target, target != "gguf-f16") for target in ORDER]
+    assert table.quantized and table.quantized.target == "nf4" and table.tuned.target == "merged"
+    assert json.loads((out / "metrics.json").read_text()).keys() == set(ORDER) - {"gguf-f16"}
+    text = Html(page(out)).text
+    assert template.visible(why) in text and "it stands beside its base" in text
+    assert "not made: gguf-f16 has no room" in (out / "README.md").read_text()
+    assert "\ngguf-f16: not made: gguf-f16 has no room" in as_text(table)
+    answers = json.loads((out / "samples.json").read_text())[0]["answers"]
+    assert [each["target"] for each in answers] == ["base", "adapter", "merged", "nf4"]
 
 
 def test_the_headline_counts_rows(workspace: Workspace) -> None:

@@ -27,9 +27,14 @@ class Column(Value):
 
 
 class Row(Value):
-    """One target. Law: `difference[k] == values[k] - base.values[k]`, or None where either is missing."""
+    """One target. Law: `difference[k] == values[k] - base.values[k]`, or None where either is missing.
+
+    One that was not `made` has no values; `note` says why, or what else there is to know of a target.
+    """
 
     target: str
+    made: bool = True
+    note: str | None = None
     values: dict[str, Number | None]
     difference: dict[str, Number | None]
 
@@ -59,13 +64,13 @@ class Comparison(Value):
     @property
     def tuned(self) -> Row:
         """The merged model; the adapter, or the last target, where nothing was merged."""
-        by_target = {row.target: row for row in self.rows}
-        return next((by_target[target] for target in TUNED if target in by_target), self.rows[-1])
+        by_target = {row.target: row for row in self.rows if row.made}
+        return next((by_target[target] for target in TUNED if target in by_target), [*by_target.values()][-1])
 
     @property
     def quantized(self) -> Row | None:
         """The smallest exported format: the one that a deployment would choose for its size."""
-        formats = [row for row in self.rows[1:] if row.target not in TUNED]
+        formats = [row for row in self.rows[1:] if row.made and row.target not in TUNED]
         sized = {row.target: size for row in formats if (size := row.values.get("size_bytes")) is not None}
         return min(formats, key=lambda row: (sized.get(row.target, float("inf")), row.target), default=None)
 
@@ -99,7 +104,13 @@ def compare(evaluations: Sequence[Evaluation]) -> Comparison:
         if evaluation.target == "adapter":
             own["size_bytes"] = _sum(own["size_bytes"], values[0]["size_bytes"])
     rows = (
-        Row(target=evaluation.target, values=own, difference=_difference(own, values[0]))
+        Row(
+            target=evaluation.target,
+            made=evaluation.measured.made,
+            note=evaluation.measured.note,
+            values=own,
+            difference=_difference(own, values[0]),
+        )
         for evaluation, own in zip(evaluations, values, strict=True)
     )
     return Comparison(tested=evaluations[0].measured.rows, columns=columns, rows=tuple(rows))
@@ -135,10 +146,11 @@ def best(comparison: Comparison, column: Column) -> Number | None:
 
 
 def quality(comparison: Comparison) -> dict[str, dict[str, Number]]:
-    """How good each target is, as `dvc metrics` reads it: what was not measured is left out."""
+    """How good each target is, as `dvc metrics` reads it: what was not made or measured is left out."""
     return {
         row.target: {key: value for key, value in row.values.items() if value is not None and key not in COST}
         for row in comparison.rows
+        if row.made
     }
 
 

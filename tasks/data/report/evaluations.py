@@ -44,6 +44,9 @@ class Measured(Value):
 
     target: Name
     rows: int
+    made: bool = True
+    """Without it there was nothing to judge, and `note` says why."""
+    note: str | None = None
     loss: Figure = None
     perplexity: Figure = None
     metrics: dict[Name, Figure] = Field(default_factory=dict[Name, Figure])
@@ -67,12 +70,12 @@ class Evaluation:
 
 
 def read_all(folder: Path, present: Mapping[str, str]) -> tuple[Evaluation, ...]:
-    """Every target evaluated on the `present` inputs (name to digest), the base first.
+    """Every target evaluated on the `present` inputs (name to digest), the base first; also one that was not made.
 
-    Law: all of them answered the same rows. Raises DataError where there is nothing to compare.
+    Law: all that were made answered the same rows. Raises DataError where there is nothing to compare.
     """
     found = sorted((_read(path) for path in _sealed(folder) if _current(path, present)), key=_order)
-    targets = [evaluation.target for evaluation in found]
+    targets = [evaluation.target for evaluation in found if evaluation.measured.made]
     if "base" not in targets:
         raise DataError(
             f"{folder} has no evaluation of the base on the present data (found: {', '.join(targets) or 'none'}); "
@@ -83,7 +86,7 @@ def read_all(folder: Path, present: Mapping[str, str]) -> tuple[Evaluation, ...]
             f"{folder} has an evaluation of the base only, so there is nothing to compare with it. "
             "Run the stage that evaluates the tuned model: dvc repro evaluate@merged"
         )
-    _same_rows(folder, found)
+    _same_rows(folder, [evaluation for evaluation in found if evaluation.measured.made])
     return tuple(found)
 
 

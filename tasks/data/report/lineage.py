@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 from tasks.core import manifest
 from tasks.core.errors import DataError
 from tasks.core.manifest import Manifest
+from tasks.core.standing import Standing
 from tasks.data.report.evaluations import Evaluation
 from tasks.data.report.values import Value, complaint
 
@@ -104,7 +105,11 @@ def read(
                 {"chat": sealed[chat], "base": sealed[base], "adapter": sealed[adapter], "merged": sealed[merged]}
             ),
             *(
-                Stage(f"evaluate {each.target}", "answers and measurements", each.manifest.digest)
+                Stage(
+                    f"evaluate {each.target}",
+                    "answers and measurements" if each.measured.made else "that it was not made",
+                    each.manifest.digest,
+                )
                 for each in evaluations
             ),
         ),
@@ -129,7 +134,10 @@ def _stages(sealed: Mapping[str, Manifest]) -> Iterator[Stage]:
         ("chat", "rows, split and tokenised"),
         ("base", "base model"),
         ("adapter", "what was trained"),
-        ("merged", "base and adapter in one"),
+        (
+            "merged",
+            "base and adapter in one" if Standing.of(sealed["merged"]).merged else "the base, the adapter beside it",
+        ),
     ):
         yield Stage(name, what, sealed[name].digest)
 

@@ -17,14 +17,21 @@ GAP = "  "
 
 
 def as_text(comparison: Comparison) -> str:
-    """An aligned table for a terminal; columns that don't fit follow in a further block.
+    """An aligned table for a terminal; columns that don't fit follow in a further block, and last the notes.
 
     Laws: no line is wider than 120 cells; within a block each column ends at the same cell, wide scripts included.
     """
     targets = ["target", *(row.target for row in comparison.rows)]
     columns = [[column.label, *_shown(comparison, column)] for column in comparison.columns]
     head, *rest = [[_one_line(cell) for cell in cells] for cells in (targets, *columns)]
-    return "\n\n".join("\n".join(_lines(head, block)) for block in _blocks(_width(head), rest))
+    blocks = ["\n".join(_lines(head, block)) for block in _blocks(_width(head), rest)]
+    notes = [
+        line
+        for row in comparison.rows
+        if row.note
+        for line in wcwidth.wrap(f"{_one_line(row.target)}: {_plain(row.note)}", WIDTH, subsequent_indent=GAP)
+    ]
+    return "\n\n".join([*blocks, *(["\n".join(notes)] if notes else [])])
 
 
 def _shown(comparison: Comparison, column: Column) -> list[str]:
@@ -32,9 +39,13 @@ def _shown(comparison: Comparison, column: Column) -> list[str]:
 
 
 def _one_line(text: str) -> str:
-    """Control characters out: a name can't move the cursor."""
-    plain = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    plain = _plain(text)
     return plain if wcwidth.width(plain) <= CELL else wcwidth.clip(plain, 0, CELL - 1).rstrip() + "…"
+
+
+def _plain(text: str) -> str:
+    """Control characters out: a name can't move the cursor."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def _width(cells: Sequence[str]) -> int:
@@ -61,14 +72,16 @@ def _lines(head: Sequence[str], block: Sequence[Sequence[str]]) -> Iterator[str]
 
 
 def as_markdown(comparison: Comparison) -> str:
-    """A GitHub table; the best value of a column is bold."""
+    """A GitHub table, the best value of a column bold, and the notes below it."""
     head = ["Target", *(escape(column.label) for column in comparison.columns)]
     lines = [head, [":---", *("---:" for _ in comparison.columns)]]
     lines += [
         [escape(row.target), *(_cell(comparison, row, column) for column in comparison.columns)]
         for row in comparison.rows
     ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    notes = [f"- **{escape(row.target)}**: {escape(row.note)}\n" for row in comparison.rows if row.note]
+    return "\n".join([table, "".join(notes)]) if notes else table
 
 
 def _cell(comparison: Comparison, row: Row, column: Column) -> str:

@@ -11,15 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from tasks.core.errors import ParamsError
+from tasks.core.standing import BESIDE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from tasks.ml.tuned import Runner
 
 
 class Format(Protocol):
     """What a format's file defines. `variant` is "" where the name has none."""
 
     VARIANTS: tuple[str, ...]
+    CARRIES: bool
+    """Whether an adapter that can't be merged may stand beside the weights: what loads the format can put it on."""
 
     def missing(self) -> str | None:
         """What to install before this format can be made, or None."""
@@ -30,7 +35,7 @@ class Format(Protocol):
         ...
 
     def load(self, folder: Path) -> PreTrainedModel:
-        """The finished file as a model that can be judged, from nothing but the folder."""
+        """The finished file as a model that can be judged, from nothing but the folder; without an adapter beside it."""
         ...
 
 
@@ -50,3 +55,19 @@ def find(name: str) -> tuple[Format, str]:
     if missing := format.missing():
         raise ParamsError(f"quantize.formats: {name} is unavailable: {missing}")
     return format, variant
+
+
+def load(name: str, folder: Path) -> Runner:
+    """A finished format as it is served, with the adapter beside it where there is one."""
+    from tasks.ml import loading
+    from tasks.ml.tuned import Runner
+
+    model = find(name)[0].load(folder)
+    return loading.with_adapter(model, folder / BESIDE) if (folder / BESIDE).is_dir() else Runner.of(model)
+
+
+def carry(merged: Path, into: Path) -> None:
+    """Take along the adapter that stands beside the weights of a folder that `merge` made."""
+    from tasks.ml import beside
+
+    beside.carry(merged / BESIDE, into)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 VARIANTS = ("f16", "bf16", "f32")
+CARRIES = False
 FILE = "model.gguf"
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from tasks.core import events, manifest, weights
 from tasks.core.errors import ModelError
 from tasks.ml import loading, updates
-from tasks.ml.updates import Unmergeable, ties
+from tasks.ml.updates import ties
 from tasks.ml.updates.ties import Place, Plan
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -29,15 +29,11 @@ INDEX = "model.safetensors.index.json"
 def write(base: Path, adapter: Path, into: Path, dtype: str) -> dict[str, Any]:
     """Write the merged model; facts say how much of each change survived the rounding.
 
-    ModelError: the adapter can't be merged, is damaged, or belongs to another base.
+    Unmergeable: nothing is written. ModelError: the adapter is damaged, or belongs to another base.
     """
     shards = {shard: weights.header(shard) for shard in weights.shards(base)}
     where = {name: shard for shard, places in shards.items() for name in places}
-    try:
-        changes = updates.of(base, adapter)
-    except Unmergeable as error:
-        raise ModelError(f"{adapter} can't be merged: {error}; serve it beside its base") from None
-    plan = ties.plan(base, changes, where, lambda name: _read(where[name], name).float())
+    plan = ties.plan(base, updates.of(base, adapter), where, lambda name: _read(where[name], name).float())
     _copy(base, into)
     survival: list[float] = []
     for number, shard in enumerate(shards, start=1):

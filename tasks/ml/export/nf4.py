@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 VARIANTS = ("",)
+CARRIES = True
 
 
 def missing() -> str | None:

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 from tasks.core.errors import ModelError
 from tasks.ml import loading
 from tasks.ml.export import merge
+from tasks.ml.updates import Unmergeable
 
 LAYERS = ["q_proj", "v_proj", "down_proj"]
 GPT2 = ["c_attn", "c_fc", "attn.c_proj"]
@@ -251,7 +252,7 @@ def test_what_is_no_change_of_weights_says_what_it_is(
 ) -> None:
     """PEFT adds a change of tied embeddings to the head as well, and says nothing: the answers tell."""
     adapter = train(bases["tied"], config, tmp_path / "adapter")
-    with pytest.raises(ModelError, match=says):
+    with pytest.raises(Unmergeable, match=says):
         merged(bases["tied"], adapter, tmp_path / "merged")
 
 

@@ -23,6 +23,7 @@ from tasks.data.report.training import Point, smoothed
 FIGURES = st.none() | st.floats(0, 1e6, allow_nan=False)
 SIZES = st.none() | st.integers(0, 10**13)
 METRICS = st.dictionaries(st.sampled_from(["exact_match", "token_f1", "chrf", "my_metric"]), FIGURES)
+NOTES = st.none() | st.text(min_size=1, max_size=400) | st.text("日本語 ｆｕｌｌ", min_size=1, max_size=300)
 LABELS = st.text(min_size=1) | st.text("日本語ｆｕｌｌ한국어é́👩‍👩‍👧\u0627", min_size=1, max_size=30)
 
 
@@ -48,7 +49,12 @@ def comparisons(draw: st.DrawFn) -> Comparison:
     ]
     values = st.none() | st.floats(-1e9, 1e9) | st.integers(-(10**15), 10**15)
     rows = [
-        Row(target=target, values=(own := {column.key: draw(values) for column in columns}), difference=own)
+        Row(
+            target=target,
+            note=draw(NOTES),
+            values=(own := {column.key: draw(values) for column in columns}),
+            difference=own,
+        )
         for target in draw(st.lists(LABELS, min_size=1, max_size=5))
     ]
     return Comparison(tested=3, columns=tuple(columns), rows=tuple(rows))
@@ -101,6 +107,8 @@ def test_dvc_metrics_hold_quality_only(evaluations: list[Evaluation]) -> None:
 @given(comparisons())
 def test_text_is_aligned_and_narrow(table: Comparison) -> None:
     blocks = [block.split("\n") for block in as_text(table).split("\n\n")]
+    notes = blocks.pop() if any(row.note for row in table.rows) else []
+    assert all(wcwidth.width(line) <= 120 for line in notes)
     for block in blocks:
         assert len(block) == 1 + len(table.rows)
         widths = {wcwidth.width(line) for line in block}
@@ -127,8 +135,10 @@ def test_text_of_a_wide_script() -> None:
 
 @given(comparisons())
 def test_markdown_has_a_cell_a_column(table: Comparison) -> None:
-    lines = as_markdown(table).rstrip("\n").split("\n")
+    lines, _, notes = as_markdown(table).partition("\n\n")
+    lines = lines.rstrip("\n").split("\n")
     assert len(lines) == 2 + len(table.rows)
+    assert notes.count("\n") == sum(row.note is not None for row in table.rows)
     assert {line.replace(r"\\", "").replace(r"\|", "").count("|") for line in lines} == {2 + len(table.columns)}
     assert "<" not in as_markdown(table).replace(r"\<", "")
 
