@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from tasks.core import digest, layout, manifest
 from tasks.core.manifest import Manifest
@@ -19,22 +20,40 @@ def train(params: TrainParams, *, chat: Path, base: Path, out: Path, report: Pat
 
     A killed run resumes from its newest whole checkpoint and ends with the same bytes as an undisturbed one.
     """
+    from tasks.ml import launch
+
+    if launch.is_wanted(params):
+        launch.run("tasks.train:fit", params, chat=chat, base=base, out=out, report=report)
+    else:
+        fit(params, chat=chat, base=base, out=out, report=report)
+    return manifest.read(out)
+
+
+def fit(params: TrainParams, *, chat: Path, base: Path, out: Path, report: Path) -> None:
+    """This process's share of the training; the first process writes what comes of it."""
     from tasks.ml import adapters, loggers
 
     inputs = {"chat": manifest.verify(chat).digest, "base": manifest.verify(base).digest}
-    key = digest.of_value({"step": "train", "params": params.model_dump(mode="json"), "inputs": inputs})
-    seconds = float(os.environ.get("TUNELINE_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS))
     values = params.model_dump(mode="json")
+    key = digest.of_value({"step": "train", "params": _of_the_result(params), "inputs": inputs})
+    seconds = float(os.environ.get("TUNELINE_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS))
     with loggers.attached(os.environ, values):
         outcome = adapters.train(params, chat=chat, base=base, checkpoints=layout.checkpoints(key), seconds=seconds)
+    if not outcome.is_first:
+        return
     with manifest.staged(report) as folder:
         outcome.result.write(folder)
         manifest.seal(folder, step="train", inputs=inputs, params=values, facts=outcome.measured)
     with manifest.staged(out) as folder:
         outcome.tuned.save(folder)
-        sealed = manifest.seal(folder, step="train", inputs=inputs, params=values, facts=outcome.facts)
+        manifest.seal(folder, step="train", inputs=inputs, params=values, facts=outcome.facts)
     outcome.checkpoints.clear()
-    return sealed
+
+
+def _of_the_result(params: TrainParams) -> dict[str, Any]:
+    """All params but how many processes compute: a checkpoint is resumed by any number of them."""
+    launch = params.launch.model_copy(update={"processes": 1, "sharded": False})
+    return params.model_copy(update={"launch": launch}).model_dump(mode="json")
 
 
 if __name__ == "__main__":

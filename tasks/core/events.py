@@ -107,6 +107,11 @@ def from_environment() -> Sink:
     return Lines(Path(folder)) if folder else Terminal()
 
 
+def relay(event: dict[str, Any]) -> None:
+    """Pass on an event that another process of the same step told of."""
+    _sink.emit(event["kind"], {name: value for name, value in event.items() if name not in ("kind", "at")})
+
+
 def progress(what: str, done: int, total: int, **figures: float | int | str) -> None:
     _sink.emit("progress", {"what": what, "done": done, "total": total, **figures})
 

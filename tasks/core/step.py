@@ -61,23 +61,30 @@ def main(step: Step, argv: Sequence[str] | None = None) -> int:
     for flag, kind in flags_of(step).items():
         parser.add_argument(f"--{flag.replace('_', '-')}", type=kind, required=True, metavar=kind.__name__.upper())
     arguments = vars(parser.parse_args(argv))
+
+    def run() -> Any:
+        if section:
+            arguments["params"] = getattr(params.load(Path("params.yaml")), section)
+        return step(**arguments)
+
+    return guarded(step.__name__, run)
+
+
+def guarded(name: str, work: Callable[[], Any]) -> int:
+    """Do the work as a process of its own does it: events to where the environment says, errors as exit codes."""
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
     warnings.simplefilter("ignore", FutureWarning)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on a CPU it laments a kernel at every start
     events.send_to(events.from_environment())
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        if section:
-            arguments["params"] = getattr(params.load(Path("params.yaml")), section)
-        outcome = step(**arguments)
+        outcome = work()
     except TunelineError as error:
         return _fail(error)
     except OSError as error:
-        return _fail(from_os_error(error, f"{step.__name__} could not use its files"))
+        return _fail(from_os_error(error, f"{name} could not use its files"))
     except MemoryError:
-        return _fail(
-            ResourceError(f"{step.__name__} ran out of memory: lower train.batch.micro_tokens or evaluate.batch_size")
-        )
+        return _fail(ResourceError(f"{name} ran out of memory: lower train.batch.micro_tokens or evaluate.batch_size"))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

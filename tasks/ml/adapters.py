@@ -10,24 +10,32 @@ import torch
 
 from tasks.core.sections import TrainParams
 from tasks.data import chatset
-from tasks.ml import attention, fused, loading, methods, training
+from tasks.ml import attention, fused, loading, methods, sharding, training
 from tasks.ml.checkpoints import Checkpoints
 from tasks.ml.history import Result
 from tasks.ml.tuned import Ahead, Tuned
+from tasks.ml.world import World
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`facts` are equal for equal work; `measured` differ from run to run."""
+    """`facts` are equal for equal work; `measured` differ from run to run. Of several processes, the first (`is_first`) writes."""
 
     tuned: Tuned
     result: Result
     checkpoints: Checkpoints
     facts: dict[str, Any]
     measured: dict[str, Any]
+    is_first: bool
 
 
 def train(params: TrainParams, *, chat: Path, base: Path, checkpoints: Path, seconds: float) -> Outcome:
+    """Train the method's parameters, in this process alone or as one of those that torchrun started."""
+    with World.here(params.launch.processes).joined() as world:
+        return _train(params, chat=chat, base=base, keeper=Checkpoints(checkpoints, seconds), world=world)
+
+
+def _train(params: TrainParams, *, chat: Path, base: Path, keeper: Checkpoints, world: World) -> Outcome:
     """Seed, load, attach, fit, in this order: an adapter made before the seed would differ from run to run."""
     method, options = methods.find(params)
     loading.threads()
@@ -39,9 +47,10 @@ def train(params: TrainParams, *, chat: Path, base: Path, checkpoints: Path, sec
     ahead = Ahead(training.steps_an_epoch(len(packs), params) * params.epochs, packs)
     tuned = method.attach(model, params, options, ahead)
     fused.fuse(model)
-    keeper = Checkpoints(checkpoints, seconds)
+    if params.launch.sharded:
+        tuned = sharding.shard(tuned, world)
     try:
-        result = training.fit(tuned, packs, valid, params, keeper)
+        result = training.fit(tuned, packs, valid, params, keeper, world)
     except torch.OutOfMemoryError:
         raise MemoryError from None
     last = result.history[-1]
@@ -55,4 +64,4 @@ def train(params: TrainParams, *, chat: Path, base: Path, checkpoints: Path, sec
         "tokens_per_second": last.tokens / last.seconds,
         "peak_memory_bytes": last.memory_bytes,
     }
-    return Outcome(tuned, result, keeper, facts, measured)
+    return Outcome(tuned, result, keeper, facts, measured, world.is_first)

@@ -16,6 +16,7 @@ from tasks.core.errors import ModelError
 from tasks.core.sections import Optimizer
 from tasks.ml import optimizers
 from tasks.ml.tuned import Tuned
+from tasks.ml.world import World
 
 
 class Masters:
@@ -70,6 +71,9 @@ class Masters:
             else:
                 master.grad.add_(working.grad)
             working.grad = None
+
+    def sum_gradients(self, world: World) -> None:
+        world.sum_gradients(self._masters.values())
 
     def gradients(self) -> dict[str, Tensor]:
         """The float32 sums of what has one: what no token of the batch reached has none."""

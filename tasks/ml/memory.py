@@ -54,4 +54,4 @@ def set_random_state(state: Mapping[str, Tensor]) -> None:
 
 def fingerprint(value: Tensor) -> int:
     """CRC-32 of the tensor's bytes."""
-    return zlib.crc32(value.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes())
+    return zlib.crc32(value.detach().reshape(-1).contiguous().cpu().view(torch.uint8).numpy().tobytes())

@@ -11,7 +11,7 @@ import math
 import resource
 import signal
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -25,15 +25,22 @@ from tasks.ml import memory, packing
 from tasks.ml.checkpoints import Checkpoints, State, part
 from tasks.ml.history import Record, Result, Validation
 from tasks.ml.masters import Masters
+from tasks.ml.packing import Pack
 from tasks.ml.tuned import Moment, Runner, Tuned
+from tasks.ml.world import ALONE, World
 
 
 def steps_an_epoch(packs: int, params: TrainParams) -> int:
     return math.ceil(packs / params.batch.packs)
 
 
-def fit(tuned: Tuned, train: Reading, valid: Sequence[Tokens], params: TrainParams, checkpoints: Checkpoints) -> Result:
+def fit(
+    tuned: Tuned, train: Reading, valid: Sequence[Tokens], params: TrainParams, checkpoints: Checkpoints,
+    world: World = ALONE,
+) -> Result:  # fmt: skip
     """Train what the method lets train, resuming from the newest whole checkpoint.
+
+    Every process of the `world` calls this with the same arguments, and ends with the same weights and result.
 
     `train` are packs of rows, each read when its step comes. With `validation.keep: best` the weights end as they
     were at the lowest loss on `valid`.
@@ -44,9 +51,12 @@ def fit(tuned: Tuned, train: Reading, valid: Sequence[Tokens], params: TrainPara
         raise ParamsError(
             "train.validation.patience needs validation rows: raise prepare.splits.valid, or set it to null"
         )
-    run = _Run(tuned, params, steps_an_epoch(len(train), params))
+    run = _Run(tuned, params, steps_an_epoch(len(train), params), world)
     start = run.fingerprints()
-    if state := checkpoints.newest():
+    world.check_equal(list(start.values()), "the weights at the start")
+    with world.first_alone():
+        state = checkpoints.newest()
+    if state:
         run.restore(state)
     else:
         run.validate(valid)
@@ -56,10 +66,12 @@ def fit(tuned: Tuned, train: Reading, valid: Sequence[Tokens], params: TrainPara
             if run.done % run.every == 0 or run.done == run.steps:
                 run.validate(valid)
             run.tell()
-            if not run.ended and (stop.is_set or checkpoints.due()):
-                checkpoints.save(run.state())
-            if stop.is_set:
+            stopping, due = world.any(stop.is_set, world.is_first and checkpoints.due())
+            if not run.ended and (stopping or due):
+                _save(run.state(), checkpoints, world)
+            if stopping:
                 raise SystemExit(128 + signal.SIGTERM)
+    world.check_equal(list(run.fingerprints().values()), "the weights at the end")
     run.finish()
     _check_moved(start, run.fingerprints())
     return Result(run.history, run.validations)
@@ -72,6 +84,7 @@ class _Run:
     tuned: Tuned
     params: TrainParams
     per_epoch: int
+    world: World
     history: list[Record] = field(default_factory=list[Record])
     validations: list[Validation] = field(default_factory=list[Validation])
 
@@ -117,33 +130,57 @@ class _Run:
     def _gradients(self, batch: Sequence[Tokens]) -> tuple[float, int]:
         """Loss and targets of the batch, its gradients collected; out of memory, the same again in smaller parts."""
         while True:
-            random = memory.random_state()
+            random, sums = memory.random_state(), (math.nan, 0)
             try:
-                return self._accumulate(batch)
+                sums = self._accumulate(batch)
+                exhausted = False
             except (MemoryError, RuntimeError) as error:
                 if not memory.is_exhausted(error):
                     raise
+                if self.params.launch.sharded:  # the others wait for this one's part of the layers: none can go back
+                    raise MemoryError from None
+                exhausted = True
+            if self.world.any(exhausted) == [False]:
+                return self._sum(*sums)
             self._masters.zero()
             memory.set_random_state(random)
             self._micro_tokens = memory.smaller(self._micro_tokens, batch, self.tuned.runner.model)
 
     def _accumulate(self, batch: Sequence[Tokens]) -> tuple[float, int]:
+        """Those of this process's share."""
         loss, targets = 0.0, 0
         self._masters.zero()
-        share = self.tuned.runner.shares and not self.params.batch.neftune
-        for pack in packing.packs(batch, self._micro_tokens, share=share):
-            total = self.tuned.runner.loss_sum(pack, self.params.batch.neftune)
-            if total.requires_grad:  # a pack without a target has nothing to teach
-                total.backward()
-            self._masters.collect()
-            loss, targets = loss + total.item(), targets + len(pack.targets)
-        if self.tuned.penalty is not None:
-            (self.tuned.penalty() * max(targets, 1)).backward()
-            self._masters.collect()
+        with self.world.own_noise():
+            for pack, counts in self._packs(batch):
+                total = self.tuned.runner.loss_sum(pack, self.params.batch.neftune) * counts
+                if total.requires_grad:  # a pack without a target has nothing to teach
+                    total.backward()
+                self._masters.collect()
+                loss, targets = loss + total.item(), targets + len(pack.targets) * counts
         return loss, targets
 
+    def _packs(self, batch: Sequence[Tokens]) -> Iterator[tuple[Pack, int]]:
+        """This process's packs, each counting once. Where layers are gathered from all processes, all make equally many
+        passes: who has fewer packs goes through one again that counts 0 times."""
+        shares, share = self.world.shares(batch, _length), self.tuned.runner.shares and not self.params.batch.neftune
+        mine = [(pack, 1) for pack in packing.packs(shares[self.world.rank], self._micro_tokens, share=share)]
+        if self.params.launch.sharded:
+            rounds = max(len(list(packing.packs(share, self._micro_tokens))) for share in shares)
+            idle = packing.pack([min(batch, key=_length)])
+            mine += [(idle, 0)] * (rounds - len(mine))
+        yield from mine
+
+    def _sum(self, loss: float, targets: int) -> tuple[float, int]:
+        """Loss, targets and gradients of all processes; the penalty is no sum over rows, so each adds it to the total."""
+        loss, count = self.world.totals(loss, targets)
+        self._masters.sum_gradients(self.world)
+        if self.tuned.penalty is not None:
+            (self.tuned.penalty() * max(count, 1)).backward()
+            self._masters.collect()
+        return loss, int(count)
+
     def validate(self, valid: Sequence[Tokens]) -> None:
-        loss = mean_loss(self.tuned.runner, valid)
+        loss = mean_loss(self.tuned.runner, valid, self.world)
         if self.params.validation.keep == "best" and all(loss < before.loss for before in self.validations):
             self._best = {name: value.clone() for name, value in self._tensors().items()}
         self.validations.append(Validation(self.done, loss))
@@ -197,6 +234,14 @@ class _Run:
         events.note(f"resuming after step {state.step} of {self.steps}")
 
 
+def _save(state: State, checkpoints: Checkpoints, world: World) -> None:
+    """By the first process, once all are seen to hold the same; the others wait, so that none ends before it is written."""
+    world.check_equal([memory.fingerprint(value) for value in state.tensors.values()], "the weights")
+    if world.is_first:
+        checkpoints.save(state)
+    world.wait()
+
+
 def _check_moved(before: dict[str, int], after: dict[str, int]) -> None:
     """ModelError: nothing that trains is another than at the start. What alone stood still is named."""
     still = [name for name, value in after.items() if before.get(name) == value]
@@ -224,12 +269,19 @@ def learning_rate(done: int, steps: int, optimizer: Optimizer) -> float:
     return optimizer.learning_rate * factor[optimizer.schedule]
 
 
-def mean_loss(runner: Runner, examples: Sequence[Tokens]) -> float:
-    """Mean loss over all targets of the rows; NaN where there is none."""
+def mean_loss(runner: Runner, examples: Sequence[Tokens], world: World = ALONE) -> float:
+    """Mean loss over all targets of the rows, which the processes share; NaN where there is none."""
     runner.model.eval()
-    losses = [(loss * count, count) for _, loss, count in packing.row_losses(runner, examples)]
-    total = sum(count for _, count in losses)
-    return sum(loss for loss, _ in losses) / total if total else float("nan")
+    shares = world.shares(examples, _length)
+    mine = shares[world.rank]
+    idle = [examples[0]] * (max(map(len, shares)) - len(mine)) if world.size > 1 else []  # as in _Run._packs
+    losses = [(loss * count, count) for _, loss, count in packing.row_losses(runner, [*mine, *idle])][: len(mine)]
+    loss, total = world.totals(sum(loss for loss, _ in losses), sum(count for _, count in losses))
+    return loss / total if total else float("nan")
+
+
+def _length(example: Tokens) -> int:
+    return len(example.ids)
 
 
 def peak_memory() -> int:
