@@ -51,7 +51,7 @@ def write(base: Path, adapter: Path, into: Path, dtype: str) -> dict[str, Any]:
 def _copy(base: Path, into: Path) -> None:
     """Everything but the weights."""
     for file in sorted(base.iterdir()):
-        if file.suffix != ".safetensors" and file.name != manifest.NAME:
+        if file.is_file() and file.suffix != ".safetensors" and file.name != manifest.NAME:
             shutil.copyfile(file, into / file.name)
 
 

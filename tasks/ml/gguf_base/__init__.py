@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core import events
-from tasks.ml.gguf_base import architectures, reader, tensors, tokenizer
+from tasks.ml.gguf_base import architectures, kept, reader, tensors, tokenizer
 from tasks.ml.gguf_base.facts import Facts
 
 
 def dequantise(file: Path, into: Path) -> None:
-    """Write into the folder `into` what `save_pretrained` would for a model that never was quantised.
+    """Write into the folder `into` what `save_pretrained` would for a model that never was quantised, and the file's own
+    blocks beside it (`kept`).
 
     ModelError: the file is damaged, or of an architecture or tokenizer that neither this nor transformers knows.
     """
@@ -31,7 +32,10 @@ def dequantise(file: Path, into: Path) -> None:
             tokenizer.write(facts, into)
         _write_configs(model.config, into)
         tensors.write(facts.gguf, model.places, into / "model.safetensors")
-        events.note(f"{file.name}: {architecture}, {len(model.places)} tensors unpacked to bfloat16")
+        packed = kept.write(facts.gguf, model.places, into)
+        events.note(
+            f"{file.name}: {len(model.places)} tensors unpacked to bfloat16, {packed} of them kept packed as well"
+        )
     else:
         from tasks.ml.gguf_base import by_transformers
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import tracemalloc
 import warnings
@@ -342,8 +344,8 @@ def test_a_hostile_template_is_refused_before_the_base_is_there(tmp_path: Path, 
 
 
 @pytest.fixture(scope="module")
-def valid(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return tiny_gguf.write(tmp_path_factory.mktemp("valid") / "a.gguf", types=("Q8_0", "Q4_1")).read_bytes()
+def valid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_gguf.write(tmp_path_factory.mktemp("valid") / "a.gguf", types=("Q8_0", "Q4_1"))
 
 
 HUGE = [0, 1, 255, 1 << 16, (1 << 31) - 1, 1 << 32, 1 << 62, 1 << 63, (1 << 64) - 1]
@@ -359,17 +361,17 @@ HUGE = [0, 1, 255, 1 << 16, (1 << 31) - 1, 1 << 32, 1 << 62, 1 << 63, (1 << 64) 
     front=st.booleans(),
 )  # fmt: skip
 def test_any_mutation_is_imported_or_refused(
-    tmp_path: Path, valid: bytes, edits: list[tuple[float, bytes | int]], end: float, front: bool
+    tmp_path: Path, valid: Path, edits: list[tuple[float, bytes | int]], end: float, front: bool
 ) -> None:
     """`front`: the edits fall among the metadata and the tensor table, where they hurt most."""
-    data, span = bytearray(valid), valid.find(b"blk.1.ffn_up") + 200 if front else len(valid)
+    data = bytearray(valid.read_bytes())
+    span = data.find(b"blk.1.ffn_up") + 200 if front else len(data)
     for place, change in edits:
         raw = change if isinstance(change, bytes) else struct.pack("<Q", change)
         at = int(place * (span - len(raw)))
         data[at : at + len(raw)] = raw
     (tmp_path / "a.gguf").write_bytes(data[: int(end * len(data))])
-    made = tmp_path / "made"
-    made.mkdir(exist_ok=True)
+    made = Path(tempfile.mkdtemp(dir=tmp_path))
     tracemalloc.start()
     try:
         facts = gguf_base.Facts(reader.read(tmp_path / "a.gguf"))
@@ -382,6 +384,7 @@ def test_any_mutation_is_imported_or_refused(
     finally:
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
+        shutil.rmtree(made)
     assert peak < 64 << 20
 
 
