@@ -183,7 +183,7 @@ class _Told:
 
 
 def _failure(folder: Path, count: int, codes: dict[int, int]) -> errors.TunelineError | SystemExit:
-    """The first error that a process told of; else what its end says."""
+    """The first error that a process told of; else what its end says. When one fails, torchrun sends SIGTERM to the others."""
     files = [run_folder(folder, rank) / events.FILE for rank in range(count)]
     told = [event for file in files for event in _Told(file).more() if event["kind"] == "error"]
     if told:
@@ -192,9 +192,10 @@ def _failure(folder: Path, count: int, codes: dict[int, int]) -> errors.Tuneline
         return ResourceError(
             "a process of train was killed (SIGKILL): out of memory, or by hand; the same command resumes from its checkpoint"
         )
-    if 128 + signal.SIGTERM in codes.values():
+    by_itself = {rank: code for rank, code in codes.items() if code not in (128 + signal.SIGTERM, -signal.SIGTERM)}
+    if not by_itself:
         return SystemExit(128 + signal.SIGTERM)
-    rank, code = min(codes.items())
+    rank, code = min(by_itself.items())
     return ModelError(f"process {rank} of train ended with exit code {code}: {_last_words(folder, rank)}")
 
 
