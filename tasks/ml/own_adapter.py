@@ -139,7 +139,7 @@ def read(folder: Path) -> Described:
 
 def _method(described: Described, folder: Path) -> tuple[Rebuilt, Any]:
     method = described.method
-    found: Any = importlib.import_module(f"tasks.ml.methods.{method}") if method in methods.known() else None
+    found: Any = importlib.import_module(f"tasks.ml.methods.{method}") if method in methods.files() else None
     if not hasattr(found, "reload"):  # the door: a name from a file
         raise ModelError(f"{folder / CONFIG}: no method {method!r:.80} puts modules into a model: update tuneline")
     try:

@@ -42,7 +42,10 @@ class PeftMethod:
         _note_ignored(self.name, tuner)
         settings = given | peft_places.settings(model, params, self.name, given) | _strength(self.name, tuner, params)
         with peft_tuned.refusals():
-            return peft_tuned.wrap(model, config_class(self.name)(**settings, task_type="CAUSAL_LM"), float32=True)
+            tuned = peft_tuned.wrap(model, config_class(self.name)(**settings, task_type="CAUSAL_LM"), float32=True)
+        return (
+            dataclasses.replace(tuned, runner=dataclasses.replace(tuned.runner, shares=False)) if tuner.draws else tuned
+        )
 
 
 def find(name: str, options: Mapping[str, Any]) -> PeftMethod:

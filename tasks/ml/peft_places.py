@@ -34,8 +34,8 @@ def settings(model: PreTrainedModel, params: TrainParams, name: str, given: Mapp
 
 def _linear(model: PreTrainedModel, params: TrainParams, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     tuner = TUNERS[name]
-    free = tuner.rank is None or not tuner.bounded
-    chosen = targets.choose(model, params.model_copy(update={"rank": 1}) if free else params)
+    choose = targets.choose if tuner.rank and tuner.bounded else targets.named
+    chosen = choose(model, params)
     layers = targets.linear(model)
     transposed = [layer for layer in chosen if isinstance(layers[layer], Conv1D)]
     if transposed and not tuner.conv1d:

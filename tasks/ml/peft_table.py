@@ -20,6 +20,7 @@ class Tuner:
     bounded: train.rank can't be above a layer's smaller side.
     places: what train.targets chooses among; `attention` and `embedding` leave no choice.
     conv1d: PEFT can put it on GPT-2's transposed linear layers.
+    draws: what each token adds is drawn at random in training.
     defaults: options where PEFT's own default can't be used.
     required: options without a default.
     divides: an option and PEFT's default; its own default is the largest divisor of all sides up to that.
@@ -33,6 +34,7 @@ class Tuner:
     bounded: bool = True
     places: Places = "linear"
     conv1d: bool = False
+    draws: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict[str, Any])
     required: tuple[str, ...] = ()
     divides: tuple[str, int] | None = None
@@ -77,6 +79,7 @@ TUNERS: dict[str, Tuner] = {
         rank="r",
         bounded=False,
         conv1d=True,
+        draws=True,
         refused={"generator_seed": "a generator of its own is not in the checkpoint; train.launch.seed decides"},
     ),
     "randlora": Tuner("RandLoRA, arXiv 2502.00987", rank="r", alpha="randlora_alpha", conv1d=True),

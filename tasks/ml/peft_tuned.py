@@ -38,10 +38,6 @@ def attach(model: PreTrainedModel, config: PeftConfig, *, float32: bool = False)
     return tuned
 
 
-def of(tuned: PeftModel) -> Tuned:
-    return Tuned(runner(tuned), partial(save, tuned))
-
-
 @contextmanager
 def refusals() -> Generator[None]:
     """PEFT says what does not fit by one of these errors, none of them its own."""
@@ -51,8 +47,12 @@ def refusals() -> Generator[None]:
         raise ParamsError(f"train.method: PEFT refuses: {' '.join(str(error).split())}") from None
 
 
-def load(model: PreTrainedModel, folder: Path) -> PeftModel:
-    """The saved adapter on its base, in evaluation mode, each tensor in the dtype in which it was saved.
+def of(tuned: PeftModel) -> Tuned:
+    return Tuned(runner(tuned), partial(save, tuned))
+
+
+def load(model: PreTrainedModel, folder: Path) -> Runner:
+    """The model with a saved adapter on it, in evaluation mode, each tensor in the type that it was saved in.
 
     PEFT makes an adapter in its layer's type first: DoRA's float32 magnitudes on a bfloat16 base would be rounded.
     """
@@ -61,12 +61,12 @@ def load(model: PreTrainedModel, folder: Path) -> PeftModel:
         warnings.filterwarnings("ignore", "The following rank_pattern keys did not match")
         tuned = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False).eval()
     saved = load_file(folder / "adapter_model.safetensors")
-    places = {value.data_ptr(): name for name, value in get_peft_model_state_dict(tuned).items()}
+    names = {value.data_ptr(): name for name, value in get_peft_model_state_dict(tuned).items()}
     for value in tuned.parameters():
-        name = places.get(value.data_ptr())
+        name = names.get(value.data_ptr())
         if name is not None and saved[name].dtype != value.dtype:
             value.data = saved[name].to(value.device)
-    return tuned
+    return runner(tuned)
 
 
 def runner(tuned: PeftModel) -> Runner:

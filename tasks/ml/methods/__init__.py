@@ -40,10 +40,11 @@ class Method(Protocol):
 
 
 def known() -> list[str]:
-    return sorted({*_files(), *TUNERS})
+    return sorted({*files(), *TUNERS})
 
 
-def _files() -> list[str]:
+def files() -> list[str]:
+    """Methods with a file of their own."""
     return [file.stem for file in Path(__file__).parent.glob("*.py") if file.stem != "__init__"]
 
 
@@ -59,7 +60,7 @@ def find(params: TrainParams) -> tuple[Method, Any]:
 
 def _method(params: TrainParams) -> Method:
     name = params.method
-    if name in _files():
+    if name in files():
         return cast("Method", importlib.import_module(f"tasks.ml.methods.{name}"))
     if name in TUNERS:
         return cast("Method", peft_method.find(name, params.options))

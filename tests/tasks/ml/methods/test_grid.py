@@ -14,7 +14,7 @@ import torch
 from tasks.core.errors import ParamsError
 from tasks.core.sections import TrainParams
 from tasks.data.chatset import Segment
-from tasks.ml import loading, methods, packing, training
+from tasks.ml import attention, fused, loading, methods, packing, training
 from tasks.ml.checkpoints import Checkpoints
 from tasks.ml.tuned import Ahead, Tuned
 from tests import method_cases
@@ -39,10 +39,10 @@ def fresh(tiny_bases: dict[Family, Path]) -> Fresh:
     """A new model of a family, read from disk once."""
     loaded: dict[tuple[Family, str, str], Any] = {}
 
-    def make(family: Family, held: str = "plain", attention: str = packing.ATTENTION) -> Any:
-        key = (family, held, attention)
+    def make(family: Family, held: str = "plain", kernel: str = attention.NAME) -> Any:
+        key = (family, held, kernel)
         if key not in loaded:
-            loaded[key] = loading.load(tiny_bases[family], torch.float32, held=held, attention=attention)
+            loaded[key] = loading.load(tiny_bases[family], torch.float32, held=held, attention=kernel)
             loaded[key].requires_grad_(False)
         made = copy.deepcopy(loaded[key])
         made.name_or_path = str(tiny_bases[family])
@@ -55,7 +55,9 @@ def attach(fresh: Fresh, family: Family, params: TrainParams) -> Tuned:
     method, options = methods.find(params)
     torch.manual_seed(params.launch.seed)
     frozen = fresh(family, method.base(options))
-    return method.attach(frozen, params, options, Ahead(4, [[row] for row in ROWS]))
+    tuned = method.attach(frozen, params, options, Ahead(4, [[row] for row in ROWS]))
+    fused.fuse(tuned.runner.model)
+    return tuned
 
 
 def fit(tuned: Tuned, folder: Path, params: TrainParams, seconds: float = 1e9) -> None:
@@ -94,7 +96,7 @@ def test_a_method_learns_and_comes_back_as_it_was_saved(
     assert math.isclose(training.mean_loss(again, HELD_OUT), _mean(tuned, HELD_OUT), rel_tol=1e-6)
     _packed_is_separate(tuned)
     if (folder / "adapter_config.json").exists() and methods.find(params)[0].base(methods.find(params)[1]) == "plain":
-        _is_pefts_own(fresh(family, attention="eager"), folder, tuned)
+        _is_pefts_own(fresh(family, kernel="eager"), folder, tuned)
 
 
 def _skip_if_not_installed(params: TrainParams) -> None:

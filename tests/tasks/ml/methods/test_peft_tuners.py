@@ -13,7 +13,7 @@ import torch
 
 from tasks.core.errors import ParamsError
 from tasks.core.sections import TrainParams
-from tasks.ml import loading, methods, packing, peft_method
+from tasks.ml import attention, loading, methods, peft_method
 from tasks.ml.peft_table import ABSENT, ELSEWHERE, TUNERS
 from tasks.ml.tuned import Ahead, Tuned
 from tests import method_cases
@@ -24,7 +24,7 @@ WITH_FILES = {"lora", "adalora", "xlora", "prefix_tuning", "prompt_tuning", "p_t
 
 
 def model(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
-    loaded = loading.load(folder, dtype, attention=packing.ATTENTION)
+    loaded = loading.load(folder, dtype, attention=attention.NAME)
     loaded.requires_grad_(False)
     return loaded
 
