@@ -62,9 +62,10 @@ def threads() -> None:
 
 
 def load(folder: Path, dtype: torch.dtype, *, held: str = "plain", attention: str = "sdpa") -> PreTrainedModel:
-    """The model of a folder in `dtype`, its frozen linear weights `held` in `nf4` or `int8` if asked.
+    """The model of a folder in `dtype`, its frozen linear weights `held` in `nf4`, `int8` or `packed` if asked.
 
-    NF4: Dettmers et al. 2023, arXiv 2305.14314. int8: Dettmers et al. 2022, arXiv 2208.07339.
+    NF4: Dettmers et al. 2023, arXiv 2305.14314. int8: Dettmers et al. 2022, arXiv 2208.07339. packed: the base's own
+    GGUF blocks (tasks/ml/packed.py).
 
     A folder that was quantised says so in its config and is loaded as it is.
     ModelError: transformers can't load it, it is to be quantised and already is, or a weight is not finite.
@@ -74,6 +75,10 @@ def load(folder: Path, dtype: torch.dtype, *, held: str = "plain", attention: st
             f"{folder} is already quantised ({found}): train.method=lora trains beside it as it is; "
             f"to hold it in {held}, fetch the unquantised base"
         )
+    if held == "packed":
+        from tasks.ml import packed
+
+        return packed.load(folder, dtype, attention=attention)
     options: dict[str, Any] = {} if held == "plain" else {"quantization_config": quantization(held, dtype)}
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(

@@ -97,7 +97,10 @@ class DoraOptions(LoraOptions):
 
 class QloraOptions(DoraOptions):
     init: Annotated[str, AfterValidator(_quantised), Field(description=f"{', '.join(QUANTISED)}")] = "kaiming"
-    base: Annotated[Literal["nf4", "int8"], Field(description="how the frozen weights are held")] = "nf4"
+    base: Annotated[
+        Literal["nf4", "int8", "packed"],
+        Field(description="how the frozen weights are held; packed: in the blocks of the GGUF file that they came in"),
+    ] = "nf4"
     dora: Annotated[bool, Field(description="DoRA on the quantised base: QDoRA")] = False
 
     @model_validator(mode="after")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tasks.ml.tuned import Ahead, Tuned
 
-Base = Literal["plain", "nf4", "int8"]
+Base = Literal["plain", "nf4", "int8", "packed"]
 
 
 class Method(Protocol):

@@ -1,4 +1,5 @@
-"""QLoRA: LoRA on a frozen base in NF4 with double quantisation (Dettmers et al. 2023, arXiv 2305.14314), or in int8."""
+"""QLoRA: LoRA on a frozen base in NF4 with double quantisation (Dettmers et al. 2023, arXiv 2305.14314), in int8,
+or in the blocks of its own GGUF file."""
 
 from __future__ import annotations
 
