@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # `python benchmarks/NAME.py
 from benchmarks import harness
 from benchmarks.harness import Findings, Flag, Options
 from benchmarks.measuring import checkout
-from benchmarks.training import against, gguf, gpu, growth, methods
+from benchmarks.training import against, course, gguf, gpu, growth, methods
 from tasks.core import params
 from tasks.fetch import fetch
 
@@ -36,29 +36,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measured(options: Options) -> Findings:
+    if options.flags["gpu"] and (reason := gpu.absent()):
+        return Findings(tables=[reason])
     with tempfile.TemporaryDirectory(prefix="train-") as name:
         folder = Path(name)
         given = params.load(checkout.ROOT / params.FILE).fetch
         fetch(given, out=folder / "base")
         if options.flags["gpu"]:
             return gpu.measured(options, folder, folder / "base")
-        return joined(
+        return course.joined(
             against.measured(options, folder, folder / "base"),
             against.parity(folder),
             methods.measured(options, folder, folder / "lesson.json"),
             gguf.measured(options, folder, given.ref),
             growth.measured(options, folder, folder / "base"),
         )
-
-
-def joined(*parts: Findings) -> Findings:
-    """All of them, one after another. Law: no name stands in two of them, so nothing is lost."""
-    return Findings(
-        {name: value for part in parts for name, value in part.ratios.items()},
-        {name: value for part in parts for name, value in part.absolute.items()},
-        [text for part in parts for text in part.tables if text],
-        {name: value for part in parts for name, value in part.failures.items()},
-    )
 
 
 if __name__ == "__main__":

@@ -23,14 +23,20 @@ from benchmarks.measuring.ceilings import best_seconds
 
 def gflops(products: Counter[tuple[int, int, int]], dtype: torch.dtype, seconds: float) -> float:
     """Over all products (rows, out, in), as often as they occur; `seconds` is spent on each."""
-    operations = took = 0.0
+    device, operations, took = "cuda" if torch.cuda.is_available() else "cpu", 0.0, 0.0
     for (rows, out, into), count in products.items():
-        weight, x, g = (torch.randn(size).to(dtype) for size in ((out, into), (rows, into), (rows, out)))
+        weight, x, g = (torch.randn(size).to(device, dtype) for size in ((out, into), (rows, into), (rows, out)))
         forward, backward = torch.empty_like(g), torch.empty_like(x)
-        took += count * best_seconds(lambda x=x, w=weight, y=forward: torch.mm(x, w.t(), out=y), seconds)
-        took += count * best_seconds(lambda g=g, w=weight, y=backward: torch.mm(g, w, out=y), seconds)
+        took += count * best_seconds(lambda x=x, w=weight, y=forward: _product(x, w.t(), y), seconds)
+        took += count * best_seconds(lambda g=g, w=weight, y=backward: _product(g, w, y), seconds)
         operations += count * 4 * rows * out * into
     return operations / took / 1e9
+
+
+def _product(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> None:
+    torch.mm(left, right, out=out)
+    if out.is_cuda:  # else only the asking would be timed
+        torch.cuda.synchronize()
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 USAGE = "expected LESSON OUT [SETTING]"
 IGNORED = -100
@@ -46,6 +46,7 @@ class Lesson:
     max_grad_norm: float
     rows_a_step: int
     rows: list[Row]
+    device: Literal["cpu", "cuda"] = "cpu"
 
     @property
     def steps(self) -> int:
@@ -67,7 +68,8 @@ class Asked:
 class Answer:
     """One entry a step of `losses`, `tokens` (without padding), `seconds` and `cpu_seconds`.
 
-    `ready_seconds`: from the start of the process to the end of the first step. `peak_rss_bytes`: at the end of the last.
+    `ready_seconds`: from the start of the process to the end of the first step. `peak_rss_bytes`: at the end of the last;
+    on a GPU it is the memory that torch had allocated there.
     """
 
     version: str
@@ -82,7 +84,8 @@ class Answer:
 class Clock:
     """Wall and processor time of the steps, and what the process had used when the last one ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, lesson: Lesson) -> None:
+        self._lesson = lesson
         self._wall: list[float] = []
         self._cpu: list[float] = []
         self.peak_rss_bytes = 0
@@ -97,14 +100,26 @@ class Clock:
         self._mark()
         if len(self._wall) == 2:
             self.ready_seconds = time.time() - _started()
-        self.peak_rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self.peak_rss_bytes = self._peak()
+
+    def _peak(self) -> int:
+        if self._lesson.device == "cpu":
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        import torch
+
+        return torch.cuda.max_memory_allocated()
 
     def _mark(self) -> None:
+        if self._lesson.device == "cuda":
+            import torch
+
+            torch.cuda.synchronize()
         self._wall.append(time.perf_counter())
         self._cpu.append(time.process_time())
 
-    def answer(self, version: str, losses: Sequence[float], lesson: Lesson) -> Answer:
+    def answer(self, version: str, losses: Sequence[float]) -> Answer:
         """Law: exits where there is not one loss and one time for every step, so that no trainer did another lesson."""
+        lesson = self._lesson
         seconds, cpu = _differences(self._wall), _differences(self._cpu)
         if not len(losses) == len(seconds) == lesson.steps:
             sys.exit(f"{len(losses)} losses and {len(seconds)} times for a lesson of {lesson.steps} steps")

@@ -22,12 +22,12 @@ def train(asked: Asked) -> Answer:
     from llamafactory.hparams import get_train_args  # pyright: ignore[reportMissingImports]
     from llamafactory.train.sft.workflow import run_sft  # pyright: ignore[reportMissingImports]
 
-    clock, kept = Clock(), list[float]()
+    clock, kept = Clock(asked.lesson), list[float]()
     _dataset(asked)
     model, data, training, finetuning, generating = get_train_args(_arguments(asked))
     callbacks = [transformers_trainer.timed(clock), _keep(kept)]
     run_sft(model, data, training, finetuning, generating, callbacks)
-    return clock.answer(version("llamafactory"), kept, asked.lesson)
+    return clock.answer(version("llamafactory"), kept)
 
 
 def _keep(losses: list[float]) -> Any:

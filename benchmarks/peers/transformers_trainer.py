@@ -13,7 +13,7 @@ def arguments(asked: Asked) -> dict[str, Any]:
     return {
         "output_dir": str(asked.out / "run"), "per_device_train_batch_size": lesson.rows_a_step,
         "max_steps": lesson.steps, "learning_rate": lesson.learning_rate, "lr_scheduler_type": "constant",
-        "warmup_steps": 0, "weight_decay": 0.0, "max_grad_norm": lesson.max_grad_norm, "use_cpu": True,
+        "warmup_steps": 0, "weight_decay": 0.0, "max_grad_norm": lesson.max_grad_norm, "use_cpu": lesson.device == "cpu",
         "logging_steps": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": True,
     }  # fmt: skip
 

@@ -36,12 +36,12 @@ def train(asked: Asked) -> Answer:
     """Losses are not reported (0 each): they depend on which packs come first."""
     count = int(asked.setting["packs"])
     write(asked.lesson, count, asked.out / "train")
-    clock, steps = Clock(), asked.lesson.steps
+    clock, steps = Clock(asked.lesson), asked.lesson.steps
     packs = Timed(chatset.Packs(asked.out / "train"), clock, steps)
     chosen = tuneline_train.params({}, asked.lesson)
     with suppress(Enough):
         tuneline_train.fit(chosen, asked.lesson.base, asked.out, packs, lambda _tuned: None)
-    return clock.answer("", [0.0] * steps, asked.lesson)
+    return clock.answer("", [0.0] * steps)
 
 
 if __name__ == "__main__":

@@ -74,12 +74,12 @@ def params(asked: Mapping[str, Any], given: Lesson) -> TrainParams:
 def train(asked: Asked) -> Answer:
     import torch
 
-    chosen, clock, steps = params(asked.setting, asked.lesson), Clock(), asked.lesson.steps
+    chosen, clock, steps = params(asked.setting, asked.lesson), Clock(asked.lesson), asked.lesson.steps
     order = torch.randperm(steps, generator=torch.Generator().manual_seed(chosen.launch.seed)).tolist()
     packs = Timed(Steps(asked.lesson, order), clock, steps)
     result = fit(chosen, asked.lesson.base, asked.out, packs, lambda tuned: _begin_with(tuned, asked.lesson, chosen))
     clock.end_step()
-    return clock.answer(metadata.version("tuneline"), [record.loss for record in result.history], asked.lesson)
+    return clock.answer(metadata.version("tuneline"), [record.loss for record in result.history])
 
 
 def fit(chosen: TrainParams, base: Path, out: Path, packs: Reading, prepare: Callable[[Tuned], None]) -> Result:

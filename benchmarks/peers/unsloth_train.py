@@ -29,7 +29,7 @@ def train(asked: Asked) -> Answer:
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportMissingImports]
 
-    clock, micro = Clock(), asked.setting.get("micro", MICRO)
+    clock, micro = Clock(asked.lesson), asked.setting.get("micro", MICRO)
     model, tokenizer = _model(unsloth, asked)
     config = SFTConfig(
         **transformers_trainer.arguments(asked)
@@ -43,7 +43,7 @@ def train(asked: Asked) -> Answer:
     )  # fmt: skip
     transformers_trainer.begin_with(trainer.model, asked.lesson)
     trainer.train()
-    return clock.answer(unsloth.__version__, transformers_trainer.losses(trainer), asked.lesson)
+    return clock.answer(unsloth.__version__, transformers_trainer.losses(trainer))
 
 
 def _model(unsloth: Any, asked: Asked) -> Any:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import harness
-from benchmarks.harness import Comparison, Contender, Failure, Figure, Findings, Options, number, spread, table
-from benchmarks.measuring import checkout, lessons, operations
+from benchmarks.harness import Comparison, Contender, Figure, Findings, Options, spread, table
+from benchmarks.measuring import lessons, operations
 from benchmarks.peers import lesson as lesson_file
 from benchmarks.peers.lesson import Lesson
 from benchmarks.peers.peer import LLAMA_FACTORY, PEERS, TRL, UNSLOTH
-from benchmarks.training import course
+from benchmarks.training import bound, course
 
 STEPS, QUICK_STEPS = 4, 2
 LONGEST, QUICK_LONGEST = 1024, 384
 PRODUCT_SECONDS, QUICK_PRODUCT_SECONDS = 0.5, 0.1
-PRODUCTS = Path(__file__).parents[1] / "measuring" / "products.py"
 
 TRL_AT_ITS_BEST = {
     "micro": 1, "adapter": "base", "model": {"dtype": "bfloat16"},
@@ -34,15 +32,14 @@ def measured(options: Options, folder: Path, base: Path) -> Findings:
     file = folder / "lesson.json"
     lesson_file.write(file, lesson)
     seconds = QUICK_PRODUCT_SECONDS if options.quick else PRODUCT_SECONDS
-    before = _products(base, lesson, seconds)
+    before = bound.products(base, lesson, seconds)
     comparison = harness.compare(
         [course.ours("tuneline", file, folder / "out"), *_peers(file, folder / "out")], options.rounds
     )
-    products = _better(before, _products(base, lesson, seconds))
+    products = bound.better(before, bound.products(base, lesson, seconds))
     found = harness.findings(_title(lesson), course.steps_only(comparison))
-    tables = [*found.tables, _speeds(comparison), _bound(comparison, base, lesson, products), *_absent()]
-    failures = {"products": products.reason} if isinstance(products, Failure) else {}
-    return replace(found, tables=tables, failures={**found.failures, **failures})
+    tables = [*found.tables, _speeds(comparison), *_absent()]
+    return course.joined(replace(found, tables=tables), bound.share(comparison, base, lesson, products))
 
 
 def parity(folder: Path) -> Findings:
@@ -98,41 +95,3 @@ def _speeds(comparison: Comparison) -> str:
         "process start to first step done, s",
     ]  # fmt: skip
     return table("Speed, and whether it is the same training", head, rows)
-
-
-def _products(base: Path, lesson: Lesson, seconds: float) -> harness.Run | Failure:
-    tokens, learned = operations.mean_shape(lesson)
-    argv = (sys.executable, "-P", str(PRODUCTS), str(base), str(tokens), str(learned), str(seconds))
-    return harness.measure(Contender("products", argv, base.parent, checkout.environment(checkout.ROOT), answers=True))
-
-
-def _better(before: harness.Run | Failure, after: harness.Run | Failure) -> harness.Run | Failure:
-    if isinstance(before, Failure) or isinstance(after, Failure):
-        return before if isinstance(before, Failure) else after
-    return max(before, after, key=lambda run: run.result["bfloat16"])
-
-
-def _bound(comparison: Comparison, base: Path, lesson: Lesson, products: harness.Run | Failure) -> str:
-    """Tokens a second if a step were nothing but its products, at the speed of this machine in the model's own shapes."""
-    if isinstance(products, Failure):
-        return ""
-    tokens = sum(len(row.ids) for row in lesson.rows)
-    operations_a_token = operations.of_lesson(lessons.shape(base), lesson) / tokens
-    rows = list[list[str]]()
-    for kind in ("bfloat16", "float32"):
-        possible = products.result[kind] * 1e9 / operations_a_token
-        shares = [
-            spread(course.rate(comparison.runs[name], "seconds").over(possible / 100))
-            if name in comparison.runs
-            else ""
-            for name in (comparison.baseline,)
-        ]
-        rows.append([kind, number(products.result[kind]), number(operations_a_token / 1e6), number(possible), *shares])
-    head = [
-        "products in",
-        "GFLOP/s",
-        "million operations a token",
-        "tokens/s at most",
-        f"{comparison.baseline}, % of it",
-    ]
-    return table("The bound: matrix products in the model's shapes", head, rows)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Comparison, Contender, Figure, Run
+from benchmarks.harness import Comparison, Contender, Figure, Findings, Run
 from benchmarks.measuring import checkout
 
 PEERS = Path(__file__).parents[1] / "peers"
@@ -46,3 +46,13 @@ def rate(runs: Sequence[Run], clock: str, first: int = 0) -> Figure:
 def apart(run: Run, other: Run) -> float:
     """The largest difference between their losses at a step."""
     return max(abs(mine - its) for mine, its in zip(run.result["losses"], other.result["losses"], strict=True))
+
+
+def joined(*parts: Findings) -> Findings:
+    """All of them, one after another. Law: no name stands in two of them, so nothing is lost."""
+    return Findings(
+        {name: value for part in parts for name, value in part.ratios.items()},
+        {name: value for part in parts for name, value in part.absolute.items()},
+        [text for part in parts for text in part.tables if text],
+        {name: value for part in parts for name, value in part.failures.items()},
+    )
