@@ -21,12 +21,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # `python benchmarks/NAME.py
 from benchmarks import harness
 from benchmarks.harness import Findings, Flag, Options
 from benchmarks.measuring import checkout
-from benchmarks.training import against, course, gguf, gpu, growth, methods
+from benchmarks.training import against, course, gguf, gpu, growth, methods, settings
 from tasks.core import params
 from tasks.fetch import fetch
 
 FLAGS = (
     Flag("plots", "draw how the cost grows, as PNG, there", folder=True),
+    Flag("settings", "every setting of the peers that was tried, instead"),
     Flag("gpu", "on an NVIDIA GPU instead: LoRA and QLoRA, small and 8 B-shaped"),
 )
 
@@ -44,6 +45,8 @@ def measured(options: Options) -> Findings:
         fetch(given, out=folder / "base")
         if options.flags["gpu"]:
             return gpu.measured(options, folder, folder / "base")
+        if options.flags["settings"]:
+            return settings.measured(options, folder, folder / "base")
         return course.joined(
             against.measured(options, folder, folder / "base"),
             against.parity(folder),

@@ -27,10 +27,8 @@ FLOAT32 = {"micro": 1, "config": {"gradient_checkpointing": False, "bf16": False
 
 
 def measured(options: Options, folder: Path, base: Path) -> Findings:
-    steps, longest = (QUICK_STEPS, QUICK_LONGEST) if options.quick else (STEPS, LONGEST)
-    lesson = lessons.make(base, folder / "adapter", steps, longest)
-    file = folder / "lesson.json"
-    lesson_file.write(file, lesson)
+    file = write(options, folder, base)
+    lesson = lesson_file.load(file)
     seconds = QUICK_PRODUCT_SECONDS if options.quick else PRODUCT_SECONDS
     before = bound.products(base, lesson, seconds)
     comparison = harness.compare(
@@ -38,8 +36,16 @@ def measured(options: Options, folder: Path, base: Path) -> Findings:
     )
     products = bound.better(before, bound.products(base, lesson, seconds))
     found = harness.findings(_title(lesson), course.steps_only(comparison))
-    tables = [*found.tables, _speeds(comparison), *_absent()]
+    tables = [*found.tables, speeds(comparison), *absent()]
     return course.joined(replace(found, tables=tables), bound.share(comparison, base, lesson, products))
+
+
+def write(options: Options, folder: Path, base: Path) -> Path:
+    """The lesson's file."""
+    steps, longest = (QUICK_STEPS, QUICK_LONGEST) if options.quick else (STEPS, LONGEST)
+    file = folder / "lesson.json"
+    lesson_file.write(file, lessons.make(base, folder / "adapter", steps, longest))
+    return file
 
 
 def parity(folder: Path) -> Findings:
@@ -67,7 +73,7 @@ def _peers(file: Path, out: Path) -> list[Contender]:
     return [contender for peer, contender in everyone if not peer.absent()]
 
 
-def _absent() -> list[str]:
+def absent() -> list[str]:
     return [f"not compared: {reason}" for peer in PEERS if (reason := peer.absent())]
 
 
@@ -79,7 +85,7 @@ def _title(lesson: Lesson) -> str:
     )
 
 
-def _speeds(comparison: Comparison) -> str:
+def speeds(comparison: Comparison) -> str:
     reference = comparison.runs.get(comparison.baseline)
     rows = [
         [

@@ -34,6 +34,7 @@ class Stage:
 
     name: str
     needs: tuple[str, ...]
+    command: str
 
 
 class Pipeline:
@@ -136,7 +137,7 @@ def _stages(repo: Any) -> tuple[Stage, ...]:
     graph = repo.index.graph
     order = reversed(list(networkx.lexicographical_topological_sort(graph, key=lambda stage: stage.addressing)))
     return tuple(
-        Stage(stage.name, tuple(sorted(need.name for need in graph.successors(stage) if need.cmd)))
+        Stage(stage.name, tuple(sorted(need.name for need in graph.successors(stage) if need.cmd)), stage.cmd)
         for stage in order
         if stage.cmd
     )
