@@ -114,7 +114,7 @@ class _Norm:
 
     @torch.no_grad()
     def __call__(self, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        if not (a.is_leaf and b.is_leaf):  # made anew at each call, so that it has no identity
+        if not (isinstance(a, nn.Parameter) and isinstance(b, nn.Parameter)):  # made anew at each call: no identity
             return self._norm(a, b, scale)
         key = (id(a), a._version, id(b), b._version)
         if self._value is None or self._key != key:

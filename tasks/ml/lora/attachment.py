@@ -32,18 +32,21 @@ def attach(
 ) -> Tuned:
     """Trainable A and B beside every target layer. ParamsError: they can't fit the model."""
     planned = plan.make(model, params, options, ahead, dora=dora)
-    folder, compute = Path(model.name_or_path), model.dtype
+    folder, compute = Path(model.name_or_path or ""), model.dtype
     config = _config(model, params, options, planned)
     seen = _look(model, config, options, planned, ahead)
     wrapped = peft_tuned.attach(model, config)
     layers = dict(_layers(wrapped))
-    for layer in layers.values():
-        layer.lora_A.to(compute), layer.lora_B.to(compute)  # beside a quantised weight PEFT makes them float32
+    for layer in layers.values():  # beside a quantised weight PEFT makes them float32
+        layer.lora_A.to(compute)
+        layer.lora_B.to(compute)
     for name, layer in layers.items():
         _start(layer, options.init, name, planned.ranks[name], seen, folder)
     if dora:
         _magnitudes(layers.values())
     config.init_lora_weights = True  # what is saved lies on the original base, however it began
+    if config.ensure_weight_tying:  # PEFT takes the head out of the list that is saved, and then ties nothing on reload
+        config.modules_to_save = sorted({*(config.modules_to_save or ()), "lm_head"})
     tuned = peft_tuned.of(wrapped)
     bare = tuned.runner.model
     return replace(tuned, state=lambda: offset.starts(bare), restore=lambda saved: offset.restore(bare, saved))

@@ -21,6 +21,8 @@ ORIGINAL = ".parametrizations.weight.original"
 class _Reading(nn.Module):
     """[A ; A - A0], of shape (2 rank, inputs)."""
 
+    start: Tensor
+
     def __init__(self, start: Tensor) -> None:
         super().__init__()
         self.register_buffer("start", start, persistent=False)
@@ -31,6 +33,8 @@ class _Reading(nn.Module):
 
 class _Writing(nn.Module):
     """[B - B0 | B0], of shape (outputs, 2 rank)."""
+
+    start: Tensor
 
     def __init__(self, start: Tensor) -> None:
         super().__init__()
@@ -43,19 +47,19 @@ class _Writing(nn.Module):
 def start(layer: Any, a: Tensor, b: Tensor, adapter: str = "default") -> None:
     """Let a PEFT LoRA layer of rank 2r train `a` (r, inputs) and `b` (outputs, r) from these values."""
     for half, value, kind in ((layer.lora_A[adapter], a, _Reading), (layer.lora_B[adapter], b, _Writing)):
-        rounded = value.detach().to(half.weight.dtype).contiguous()
+        rounded = half.weight.new_empty(value.shape).copy_(value.detach())
         half.weight = nn.Parameter(rounded.clone())
         parametrize.register_parametrization(half, "weight", kind(rounded), unsafe=True)  # unsafe: the shape changes
 
 
 def plain(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state as a plain LoRA of twice the rank. Law: without such pairs nothing changes."""
-    return {
-        key.removesuffix(ORIGINAL) + ".weight" if key.endswith(ORIGINAL) else key: (
-            model.get_submodule(key.removesuffix(ORIGINAL)).weight.detach() if key.endswith(ORIGINAL) else value
-        )
-        for key, value in state.items()
-    }  # fmt: skip
+    whole: dict[str, Tensor] = {}
+    for key, value in state.items():
+        name = key.removesuffix(ORIGINAL)
+        half: Any = model.get_submodule(name) if key.endswith(ORIGINAL) else None
+        whole |= {key: value} if half is None else {f"{name}.weight": half.weight.detach()}
+    return whole
 
 
 def starts(model: nn.Module) -> dict[str, Tensor]:

@@ -16,10 +16,11 @@ QUANTISED = ("kaiming", "gaussian", "xavier", "orthogonal", "eva", "pissa", "pis
 
 
 def _known(start: str, known: tuple[str, ...], elsewhere: str) -> str:
-    if re.sub(r"^pissa_niter_[1-9]\d*$", "pissa_niter_K", start) in known and start != "pissa_niter_K":
+    kind = "" if start == "pissa_niter_K" else re.sub(r"^pissa_niter_[1-9]\d*$", "pissa_niter_K", start)
+    if kind in known:
         return start
-    known_text = ", ".join(known).replace("_K", "_K (K iterations, for instance pissa_niter_16)")
-    raise ValueError(f"{elsewhere if start in PLAIN + QUANTISED else 'no such start'}; known here: {known_text}")
+    names = ", ".join(known).replace("_K", "_K (K iterations, for instance pissa_niter_16)")
+    raise ValueError(f"{elsewhere if kind in PLAIN + QUANTISED else 'no such start'}; known here: {names}")
 
 
 def _plain(start: str) -> str:
@@ -51,10 +52,13 @@ class LoraOptions(Section):
     rslora: Annotated[bool, Field(description="scale by alpha/sqrt(rank): Kalajdzievski 2023, arXiv 2312.03732")] = (
         False
     )
-    rank_pattern: Annotated[
-        dict[Word, Count], Field(description="rank by a name's end, a regular expression as in PEFT: {mlp.*: 8}")
-    ] = {}
-    alpha_pattern: Annotated[dict[Word, Annotated[float, Field(gt=0)]], Field(description="alpha, likewise")] = {}
+    rank_pattern: dict[Word, Count] = Field(
+        default_factory=dict[Word, Count],
+        description="rank by a name's end, a regular expression as in PEFT: {mlp.*: 8}",
+    )
+    alpha_pattern: dict[Word, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict[Word, Annotated[float, Field(gt=0)]], description="alpha, likewise"
+    )
     bias: Annotated[Literal["none", "all", "lora_only"], Field(description="biases of the base that train too")] = (
         "none"
     )
@@ -62,7 +66,7 @@ class LoraOptions(Section):
         tuple[Word, ...], Field(description="modules of the base that train in full, for instance embed_tokens")
     ] = ()
     allocate: Allocate = Allocate()
-    sample: Annotated[Count, Field(description="packs that eva, corda and allocate look at")] = 16
+    sample: Annotated[Count, Field(description="packs that eva, corda and allocate look at")] = 8
 
     @model_validator(mode="after")
     def _one_rule_for_ranks(self) -> Self:
