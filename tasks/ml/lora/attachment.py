@@ -102,7 +102,8 @@ def _start(layer: Any, init: str, name: str, rank: int, seen: dict[str, Any], fo
     elif init == "eva":
         _set(layer, seen[name][:rank], torch.zeros(()))
     elif init == "loftq":
-        _set(layer, *starts.loftq(starts.original(folder, name), importance.matrix(base), rank, scale))
+        original = starts.original(folder, name, transposed=issubclass(base.source_cls, Conv1D))
+        _set(layer, *starts.loftq(original, importance.matrix(base), rank, scale))
     elif init == "olora":
         offset.start(layer, *starts.olora(importance.matrix(base), rank))
     elif init.startswith("corda"):

@@ -44,14 +44,16 @@ def loftq(original: Tensor, held: Tensor, rank: int, scale: float) -> tuple[Tens
     return pissa(original - held, rank, scale)
 
 
-def original(folder: Path, layer: str) -> Tensor:
-    """A layer's weight in float32 as the base's files hold it. ModelError: it is not there."""
+def original(folder: Path, layer: str, *, transposed: bool) -> Tensor:
+    """A layer's weight (outputs, inputs) in float32 as the base's files hold it. ModelError: it is not there."""
+    wanted = f"{layer}.weight"
     for shard in weights.shards(folder):
-        with safe_open(shard, "pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  it is no mapping
-                if f"{layer}.weight".endswith(name):  # some files leave the model's own prefix away
-                    return tensors.get_tensor(name).float()
-    raise ModelError(f"{folder} holds no weight of {layer}, which init: loftq compares with the quantised one")
+        for name in weights.header(shard):
+            if name == wanted or wanted.endswith(f".{name}"):  # some files leave the model's own prefix away
+                with safe_open(shard, "pt") as tensors:
+                    weight: Tensor = tensors.get_tensor(name).float()
+                return weight.T if transposed else weight
+    raise ModelError(f"{folder} holds no {wanted}, which init: loftq compares with the quantised one")
 
 
 def _halves(u: Tensor, s: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
