@@ -27,6 +27,7 @@ CONV1D = "a Conv1D; of its kind these can: "
 
 REFUSED: dict[tuple[str, Family], str] = {
     ("adaption_prompt", "qwen"): "Unsupported model type for adaption prompt: 'qwen2'",
+    ("bitfit", "llama"): "LlamaForCausalLM has no biases",
     **dict.fromkeys(
         [
             (name, "gpt2")

@@ -118,7 +118,9 @@ class _Norm:
             return self._norm(a, b, scale)
         key = (id(a), a._version, id(b), b._version)
         if self._value is None or self._key != key:
-            self._key, self._value = key, self._norm(a, b, scale)
+            # What an evaluation's inference mode makes could not be kept for a backward pass later.
+            with torch.inference_mode(False), torch.no_grad():
+                self._key, self._value = key, self._norm(a, b, scale)
         return self._value
 
     def _norm(self, a: Tensor, b: Tensor, scale: float) -> Tensor:
