@@ -168,6 +168,6 @@ def with_adapter(model: PreTrainedModel, adapter: Path) -> Runner:
     from tasks.ml import peft_tuned
 
     try:
-        return peft_tuned.runner(peft_tuned.load(model, adapter))
+        return peft_tuned.load(model, adapter)
     except (ValueError, RuntimeError, KeyError) as error:
         raise ModelError(f"the adapter {adapter} does not fit its base: {error}") from None

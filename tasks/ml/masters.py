@@ -88,6 +88,8 @@ class Masters:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * group["times"]
             optimizer.step()
+        # Fused kernels don't say that they changed a tensor; what is cached by its version (DoRA's norm) relies on that.
+        torch.autograd.graph.increment_version(list(self._masters.values()))
         self._round(self._masters)
         return norm
 

@@ -51,12 +51,13 @@ def fresh(tiny_bases: dict[Family, Path]) -> Fresh:
     return make
 
 
-def attach(fresh: Fresh, family: Family, params: TrainParams) -> Tuned:
+def attach(fresh: Fresh, family: Family, params: TrainParams, *, fuse: bool = True) -> Tuned:
     method, options = methods.find(params)
     torch.manual_seed(params.launch.seed)
     frozen = fresh(family, method.base(options))
     tuned = method.attach(frozen, params, options, Ahead(4, [[row] for row in ROWS]))
-    fused.fuse(tuned.runner.model)
+    if fuse:
+        fused.fuse(tuned.runner.model)
     return tuned
 
 
@@ -162,3 +163,20 @@ def test_a_killed_run_ends_with_the_same_bytes(
     fit(resumed, tmp_path / "killed", params, seconds=0)
     assert len(calls) == 5
     assert files(resumed, tmp_path / "resumed") == files(undisturbed, tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "adalora"])
+@pytest.mark.parametrize("optimizer", ["adamw", "lion", "paged_adamw_8bit"])
+def test_training_with_our_forwards_is_training_with_pefts(
+    fresh: Fresh, tmp_path: Path, method: str, optimizer: Any
+) -> None:
+    """Step for step: what our forwards keep between steps follows the weights, whichever optimizer moved them."""
+    chosen = method_cases.PARAMS.optimizer.model_copy(update={"name": optimizer})
+    params = method_cases.params(method).model_copy(update={"optimizer": chosen})
+    curves: list[list[float]] = []
+    for fuse in (True, False):
+        tuned = attach(fresh, "llama", params, fuse=fuse)
+        checkpoints = Checkpoints(tmp_path / str(fuse), 1e9)
+        result = training.fit(tuned, [[row] for row in ROWS], HELD_OUT, params, checkpoints)
+        curves.append([record.loss for record in result.history] + [record.loss for record in result.validations])
+    assert curves[0] == pytest.approx(curves[1], rel=1e-5)
