@@ -12,7 +12,8 @@ import torch
 from tasks.core.sections import Batch, EvaluateParams, Launch, TrainParams
 from tasks.data.chatset import Segment
 from tasks.data.tokens import ChatTokenizer
-from tasks.ml import generation, loading, memory, methods, packing, training
+from tasks.ml import fused, generation, loading, memory, methods, packing, training
+from tasks.ml.attention import NAME as ATTENTION
 from tasks.ml.checkpoints import Checkpoints
 from tasks.ml.history import Result
 from tasks.ml.tuned import Ahead, Runner, Tuned
@@ -34,7 +35,7 @@ def params(method: str, **changes: Any) -> TrainParams:
     return PARAMS.model_copy(update={"method": method, **changes})
 
 
-def model(base: Path, dtype: torch.dtype = torch.float32, attention: str = packing.ATTENTION) -> Any:
+def model(base: Path, dtype: torch.dtype = torch.float32, attention: str = ATTENTION) -> Any:
     return loading.load(base, dtype, attention=attention)
 
 
@@ -50,8 +51,9 @@ def fit(
     base: Path, folder: Path, wanted: TrainParams, *, seconds: float = 1e9,
     watch: Callable[[Tuned], Tuned] = lambda tuned: tuned,
 ) -> tuple[Tuned, Result]:  # fmt: skip
-    """Train; `watch` may put an observer on what was attached."""
+    """Train, with the fused forwards of real runs; `watch` may put an observer on what was attached."""
     tuned = watch(attach(base, wanted))
+    fused.fuse(tuned.runner.model)
     packs = [[row] for row in ROWS]
     return tuned, training.fit(tuned, packs, ROWS[:3], wanted, Checkpoints(folder, seconds))
 
@@ -113,10 +115,19 @@ def saved(tuned: Tuned, folder: Path) -> Path:
     return folder
 
 
-def reloaded(
-    base: Path, adapter: Path, dtype: torch.dtype = torch.float32, attention: str = packing.ATTENTION
-) -> Runner:
+def reloaded(base: Path, adapter: Path, dtype: torch.dtype = torch.float32, attention: str = ATTENTION) -> Runner:
     return loading.with_adapter(model(base, dtype, attention), adapter)
+
+
+def assert_comes_back(base: Path, adapter: Path, tuned: Tuned) -> None:
+    """Loaded on a fresh base: every parameter to the last bit, and the outputs to rounding, as training fuses layers."""
+    dtype = tuned.runner.model.dtype
+    again = reloaded(base, adapter, dtype)
+    values = dict(tuned.runner.model.named_parameters())
+    assert [name for name, value in again.model.named_parameters() if not torch.equal(value, values[name])] == []
+    bounds = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.02}
+    torch.testing.assert_close(logits(again), logits(tuned.runner), **bounds)
+    assert not torch.allclose(logits(again), logits(Runner.of(model(base, dtype))), **bounds)
 
 
 def gradients(base: Path, wanted: TrainParams, *, recompute: bool = False) -> dict[str, float]:

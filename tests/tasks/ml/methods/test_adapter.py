@@ -100,9 +100,7 @@ def test_it_trains_resumes_saves_and_comes_back(
     norms = {name for name in load_file(adapter / own_adapter.TENSORS) if ".adapter." not in name}
     per_layer = {"gpt2": 4}.get(family, 2)
     assert len(norms) == (0 if placement == "pfeiffer" else 2 * per_layer + per_layer // 2)
-    again = runs.reloaded(base, adapter)
-    assert torch.equal(runs.logits(again), runs.logits(tuned.runner))
-    assert not torch.allclose(runs.logits(again), runs.logits(runs.Runner.of(runs.model(base))), atol=1e-3)
+    runs.assert_comes_back(base, adapter, tuned)
 
 
 def test_it_starts_near_the_identity(tiny_base: Path) -> None:
@@ -130,8 +128,7 @@ def test_bfloat16_trains_and_comes_back(tiny_base: Path, tmp_path: Path) -> None
     tuned, result = runs.fit(
         tiny_base, tmp_path / "work", wanted().model_copy(update={"launch": Launch(dtype="bfloat16")})
     )
-    again = runs.reloaded(tiny_base, runs.saved(tuned, tmp_path / "adapter"), torch.bfloat16)
-    assert torch.equal(runs.logits(again), runs.logits(tuned.runner))
+    runs.assert_comes_back(tiny_base, runs.saved(tuned, tmp_path / "adapter"), tuned)
     assert result.validations[-1].loss < result.validations[0].loss
 
 

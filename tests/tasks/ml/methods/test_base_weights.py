@@ -63,9 +63,7 @@ def test_it_trains_resumes_saves_and_comes_back(
     assert tensors.keys() == changed <= expected(model, method, family)
     if method != "lisa":
         assert changed == expected(model, method, family)
-    found = runs.logits(runs.reloaded(base, adapter))
-    assert torch.equal(found, runs.logits(tuned.runner))
-    assert not torch.allclose(found, runs.logits(runs.Runner.of(runs.model(base))))
+    runs.assert_comes_back(base, adapter, tuned)
 
 
 @pytest.mark.parametrize("tie", [True, False])
@@ -78,7 +76,7 @@ def test_head_and_embeddings_come_back_tied_or_not(tmp_path: Path, tie: bool, op
     assert tables == {"lm_head.weight" if "head" in options and not tie else "model.embed_tokens.weight"}
     again: Any = runs.reloaded(base, adapter).model
     assert (again.lm_head.weight is again.model.embed_tokens.weight) == tie
-    assert torch.equal(runs.logits(runs.Runner.of(again)), runs.logits(tuned.runner))
+    runs.assert_comes_back(base, adapter, tuned)
 
 
 @pytest.mark.parametrize("method", ["full", "lisa"])
@@ -87,8 +85,7 @@ def test_bfloat16_moves_and_comes_back(tiny_bases: dict[Family, Path], tmp_path:
     tuned, result = runs.fit(tiny_bases["qwen"], tmp_path / "work", params)
     adapter = runs.saved(tuned, tmp_path / "adapter")
     assert {value.dtype for value in load_file(adapter / own_adapter.TENSORS).values()} == {torch.bfloat16}
-    again = runs.reloaded(tiny_bases["qwen"], adapter, torch.bfloat16)
-    assert torch.equal(runs.logits(again), runs.logits(tuned.runner))
+    runs.assert_comes_back(tiny_bases["qwen"], adapter, tuned)
     assert result.validations[-1].loss < result.validations[0].loss
 
 
