@@ -35,6 +35,7 @@ from tasks.core.errors import ModelError, ParamsError
 from tasks.core.params import complaints
 from tasks.core.sections import Section
 from tasks.ml import loading, methods
+from tasks.ml.lora import stored
 from tasks.ml.tuned import Runner
 
 FORMAT = 1
@@ -102,17 +103,17 @@ def saver(
 def load(model: PreTrainedModel, folder: Path) -> Runner:
     """The model with the adapter on it, in evaluation mode. ModelError: damaged, foreign, or made for another base."""
     described = read(folder)
-    _check_base(described.base, base(model), folder)
-    tensors = _tensors(folder)
+    _check_base(described.base, base(model), folder, packed=stored.method(model) is not None)
+    found = tensors(folder)
     if described.kind == "weights":
-        _fill({name: value for name, value in model.named_parameters() if name in tensors}, tensors, folder)
+        _fill({name: value for name, value in model.named_parameters() if name in found}, found, folder)
         return Runner.of(model.eval())
     method, options = _method(described, folder)
     try:
         runner, names = method.reload(model, options)
     except ParamsError as error:
         raise ModelError(f"{folder / CONFIG} does not fit the base: {error}") from None
-    _fill({name: value for name, value in model.named_parameters() if name in names}, tensors, folder)
+    _fill({name: value for name, value in model.named_parameters() if name in names}, found, folder)
     model.eval()
     return runner
 
@@ -148,8 +149,11 @@ def _method(described: Described, folder: Path) -> tuple[Rebuilt, Any]:
         raise ModelError(f"{folder / CONFIG}: {'; '.join(complaints(error, found.Options, 'options')):.400}") from None
 
 
-def _check_base(wanted: Base, found: Base, folder: Path) -> None:
+def _check_base(wanted: Base, found: Base, folder: Path, *, packed: bool) -> None:
+    """`packed`: the base holds its weights in fewer bits than it was trained with, so that their shapes say nothing."""
     for field in Base.model_fields:
+        if field == "shapes" and packed:
+            continue
         made_for, has = getattr(wanted, field), getattr(found, field)
         if made_for != has:
             raise ModelError(
@@ -157,15 +161,16 @@ def _check_base(wanted: Base, found: Base, folder: Path) -> None:
             )
 
 
-def _tensors(folder: Path) -> dict[str, Tensor]:
+def tensors(folder: Path) -> dict[str, Tensor]:
+    """The adapter's tensors by name, finite. ModelError: there are none, or they are damaged."""
     file = folder / TENSORS
     if not file.is_file():
         raise ModelError(f"{folder} has no {TENSORS}: restore the adapter, or train it again")
     if not weights.header(file):
         raise ModelError(f"{file} holds no tensors: restore the adapter, or train it again")
-    tensors = load_file(file)
-    _check_finite(tensors, folder)
-    return tensors
+    found = load_file(file)
+    _check_finite(found, folder)
+    return found
 
 
 def _check_finite(tensors: Mapping[str, Tensor], folder: Path) -> None:

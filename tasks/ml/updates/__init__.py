@@ -50,8 +50,11 @@ def of(base: Path, adapter: Path) -> Updates:
 
     Unmergeable: there are none. ModelError: the adapter is damaged, or belongs to another base.
     """
-    from tasks.ml.updates import by_peft, lora
+    from tasks.ml import own_adapter
+    from tasks.ml.updates import by_peft, lora, own
 
+    if (adapter / own_adapter.CONFIG).is_file():
+        return own.updates(adapter)
     config: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_bytes())
     if reason := BESIDE.get(config["peft_type"]):
         raise Unmergeable(reason)

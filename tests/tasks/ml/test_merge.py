@@ -18,8 +18,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tasks.core.errors import ModelError
-from tasks.ml import loading
+from tasks.core.sections import TrainParams
+from tasks.ml import loading, methods
 from tasks.ml.export import merge
+from tasks.ml.tuned import Ahead
 from tasks.ml.updates import Unmergeable
 
 LAYERS = ["q_proj", "v_proj", "down_proj"]
@@ -160,6 +162,23 @@ def test_merged_it_answers_as_beside_its_base(tmp_path: Path, bases: dict[str, P
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     if case.alike:
         _compare(tmp_path / "merged", beside(base, adapter).merge_and_unload())
+
+
+@pytest.mark.parametrize("kind", ["llama", "tied", "gpt2"])
+def test_tensors_in_place_of_the_base_s_own_are_merged(tmp_path: Path, bases: dict[str, Path], kind: str) -> None:
+    """`full` on a tied base leaves head and embeddings tied: its adapter has them once."""
+    params = TrainParams(method="full", rank=4)
+    method, options = methods.find(params)
+    tuned = method.attach(loading.load(bases[kind], torch.float32), params, options, Ahead(1, ()))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for value in tuned.trainable().values():
+            value.add_(torch.randn_like(value) * 0.05)
+    (tmp_path / "adapter").mkdir()
+    tuned.save(tmp_path / "adapter")
+    out = merged(bases[kind], tmp_path / "adapter", tmp_path / "merged")
+    torch.testing.assert_close(logits(loading.load(out, torch.float32)), logits(tuned.runner.model), rtol=0, atol=0)
+    assert load_file(out / "model.safetensors").keys() == load_file(bases[kind] / "model.safetensors").keys()
 
 
 def _compare(folder: Path, theirs: Any) -> None:

@@ -1,0 +1,28 @@
+"""Adapters in tuneline's own format as updates: tensors that stand in place of the base's own."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor
+
+from tasks.core.errors import ModelError
+from tasks.ml import own_adapter
+from tasks.ml.updates import Unmergeable, Update, Updates
+
+
+def updates(adapter: Path) -> Updates:
+    """Unmergeable: it brings modules of its own. ModelError: damaged."""
+    described = own_adapter.read(adapter)
+    if described.kind == "modules":
+        raise Unmergeable(f"{described.method} brings modules of its own, which the base has no place for")
+    return {
+        name: Update(partial(_replace, adapter, name, value)) for name, value in own_adapter.tensors(adapter).items()
+    }
+
+
+def _replace(adapter: Path, name: str, value: Tensor, before: Tensor) -> Tensor:
+    if value.shape != before.shape:
+        raise ModelError(f"{adapter}: {name} is {tuple(value.shape)}, in the base {tuple(before.shape)}: wrong base")
+    return value.float()
