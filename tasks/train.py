@@ -20,25 +20,26 @@ def train(params: TrainParams, *, chat: Path, base: Path, out: Path, report: Pat
 
     A killed run resumes from its newest whole checkpoint and ends with the same bytes as an undisturbed one.
     """
-    from tasks.ml import launch
+    from tasks.ml import launch, loggers
 
-    if launch.is_wanted(params):
-        launch.run("tasks.train:fit", params, chat=chat, base=base, out=out, report=report)
-    else:
-        fit(params, chat=chat, base=base, out=out, report=report)
+    several = launch.is_wanted(params)
+    with loggers.attached(os.environ, params.model_dump(mode="json")):
+        if several:
+            launch.run("tasks.train:fit", params, chat=chat, base=base, out=out, report=report)
+        else:
+            fit(params, chat=chat, base=base, out=out, report=report)
     return manifest.read(out)
 
 
 def fit(params: TrainParams, *, chat: Path, base: Path, out: Path, report: Path) -> None:
     """This process's share of the training; the first process writes what comes of it."""
-    from tasks.ml import adapters, loggers
+    from tasks.ml import adapters
 
     inputs = {"chat": manifest.verify(chat).digest, "base": manifest.verify(base).digest}
     values = params.model_dump(mode="json")
     key = digest.of_value({"step": "train", "params": _of_the_result(params), "inputs": inputs})
     seconds = float(os.environ.get("TUNELINE_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS))
-    with loggers.attached(os.environ, values):
-        outcome = adapters.train(params, chat=chat, base=base, checkpoints=layout.checkpoints(key), seconds=seconds)
+    outcome = adapters.train(params, chat=chat, base=base, checkpoints=layout.checkpoints(key), seconds=seconds)
     if not outcome.is_first:
         return
     with manifest.staged(report) as folder:

@@ -162,10 +162,10 @@ class _Run:
     def _packs(self, batch: Sequence[Tokens]) -> Iterator[tuple[Pack, int]]:
         """This process's packs, each counting once. Where layers are gathered from all processes, all make equally many
         passes: who has fewer packs goes through one again that counts 0 times."""
-        shares, share = self.world.shares(batch, _length), self.tuned.runner.shares and not self.params.batch.neftune
-        mine = [(pack, 1) for pack in packing.packs(shares[self.world.rank], self._micro_tokens, share=share)]
+        parts, share = self.world.shares(batch, _length), self.tuned.runner.shares and not self.params.batch.neftune
+        mine = [(pack, 1) for pack in packing.packs(parts[self.world.rank], self._micro_tokens, share=share)]
         if self.params.launch.sharded:
-            rounds = max(len(list(packing.packs(share, self._micro_tokens))) for share in shares)
+            rounds = max(len(list(packing.packs(rows, self._micro_tokens))) for rows in parts)
             idle = packing.pack([min(batch, key=_length)])
             mine += [(idle, 0)] * (rounds - len(mine))
         yield from mine

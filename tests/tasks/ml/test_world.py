@@ -215,21 +215,24 @@ def until(true: Callable[[], Any], seconds: float = 120) -> None:
         time.sleep(0.02)
 
 
-def test_a_killed_launcher_leaves_no_process(tmp_path: Path) -> None:
-    code = (
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_the_launchers_end_is_the_end_of_all(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    script = (
         "import sys; from pathlib import Path; from tasks.core.sections import TrainParams; from tasks.ml import launch; "
         f"launch.run('tests.tasks.ml.ending:stay', TrainParams.model_validate_json({TWO.model_dump_json()!r}), "
         f"out=Path({str(tmp_path)!r}))"
     )
-    launcher = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)})
-    until(
-        lambda: len([file for file in tmp_path.glob("pid-*") if file.read_text()]) == 2 or launcher.poll() is not None
-    )
-    launcher.kill()
-    launcher.wait()
-    pids = [int(file.read_text()) for file in tmp_path.glob("pid-*")]
+    launcher = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    until(lambda: len(_pids(tmp_path)) == 2 or launcher.poll() is not None)
+    launcher.send_signal(number)
+    assert launcher.wait(60) == code
+    pids = _pids(tmp_path)
     assert len(pids) == 2
     until(lambda: not any(psutil.pid_exists(pid) for pid in pids), 20)
+
+
+def _pids(folder: Path) -> list[int]:
+    return [int(text) for file in folder.glob("pid-*") if (text := file.read_text())]
 
 
 class Command:
@@ -238,7 +241,7 @@ class Command:
     def __init__(self, folder: Path, base: Path) -> None:
         self.folder = folder
         wanted = {
-            "epochs": 60,
+            "epochs": 30,
             "batch": {"packs": 2, "micro_tokens": 256},
             "launch": {"processes": 2, "dtype": "float32"},
         }
@@ -248,10 +251,11 @@ class Command:
         fetch(params.fetch, out=folder / "base")
         tiny.make_raw(folder / "raw")
         prepare(params.prepare, raw=folder / "raw", base=folder / "base", out=folder / "chat", report=folder / "data")
-        (folder / "params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json")))
+        self.params = params.model_dump(mode="json")
         self._started: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> subprocess.Popen[bytes]:
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(self.params))
         (self.folder / "run" / events.FILE).unlink(missing_ok=True)
         flags = [word for name in ("chat", "base", "out", "report") for word in (f"--{name}", name)]
         settings = {"TUNELINE_RUN_DIR": "run", "TUNELINE_CHECKPOINT_SECONDS": "0", "OMP_NUM_THREADS": "1"}
@@ -279,30 +283,50 @@ class Command:
             started.communicate()
 
 
-def test_one_command_is_stopped_killed_and_finished(tmp_path: Path, tiny_base: Path) -> None:
-    command = Command(tmp_path, tiny_base)
-    try:
-        stopped = command.at_work()
-        workers = psutil.Process(stopped.pid).children()
-        stopped.terminate()
-        assert stopped.wait(120) == 143, stopped.stderr and stopped.stderr.read()
-        assert len(workers) == 2 and not any(worker.is_running() for worker in workers)
-        assert list((tmp_path / ".work" / "checkpoints").rglob("manifest.json"))
+@pytest.fixture
+def command(tmp_path: Path, tiny_base: Path) -> Iterator[Command]:
+    made = Command(tmp_path, tiny_base)
+    yield made
+    made.end()
 
-        killed = command.at_work()
-        workers = psutil.Process(killed.pid).children()
-        workers[1].kill()
-        assert killed.wait(120) == ResourceError.exit_code
-        assert [event["type"] for event in command.told("error")] == ["ResourceError"]
-        assert len(workers) == 2 and not any(worker.is_running() for worker in workers)
 
-        finished = command.start()
-        assert finished.wait(300) == 0, finished.stderr and finished.stderr.read()
-    finally:
-        command.end()
-    assert any("resuming after step" in event["text"] for event in command.told("note"))
-    sealed = manifest.verify(tmp_path / "out")
+def assert_finished(command: Command) -> None:
+    """One result, told once, of all the steps; and nothing left over."""
+    sealed = manifest.verify(command.folder / "out")
     assert [event["digest"] for event in command.told("result")] == [sealed.digest]
     steps = [event["done"] for event in command.told("progress")]
-    assert steps == sorted(set(steps)) and steps[-1] == sealed.facts["steps"] > len(steps)
-    assert not list((tmp_path / ".work" / "checkpoints").iterdir())
+    assert steps == sorted(set(steps)) and steps[-1] == sealed.facts["steps"]
+    assert not list((command.folder / ".work" / "checkpoints").glob("*"))
+    assert command.told("error") == []
+
+
+def test_params_alone_make_it_two_processes(command: Command) -> None:
+    command.params["train"]["epochs"] = 1
+    started = command.start()
+    assert started.wait(300) == 0, started.stderr and started.stderr.read()
+    assert_finished(command)
+    history = (command.folder / "report" / "history.csv").read_text().splitlines()
+    assert len(history) == 1 + manifest.read(command.folder / "out").facts["steps"]
+    assert manifest.read(command.folder / "out").params["launch"]["processes"] == 2
+
+
+@pytest.mark.slow  # two processes start three times; each of the ends has a fast test above
+def test_one_command_is_stopped_killed_and_finished(command: Command) -> None:
+    stopped = command.at_work()
+    workers = psutil.Process(stopped.pid).children()
+    stopped.terminate()
+    assert stopped.wait(120) == 143, stopped.stderr and stopped.stderr.read()
+    assert len(workers) == 2 and not any(worker.is_running() for worker in workers)
+    assert list((command.folder / ".work" / "checkpoints").rglob("manifest.json"))
+
+    killed = command.at_work()
+    workers = psutil.Process(killed.pid).children()
+    workers[1].kill()
+    assert killed.wait(120) == ResourceError.exit_code
+    assert [event["type"] for event in command.told("error")] == ["ResourceError"]
+    assert len(workers) == 2 and not any(worker.is_running() for worker in workers)
+
+    finished = command.start()
+    assert finished.wait(300) == 0, finished.stderr and finished.stderr.read()
+    assert_finished(command)
+    assert any("resuming after step" in event["text"] for event in command.told("note"))
