@@ -112,7 +112,6 @@ class _Norm:
         self._key: tuple[int, ...] = ()
         self._value: Tensor | None = None
 
-    @torch.no_grad()
     def __call__(self, a: Tensor, b: Tensor, scale: float) -> Tensor:
         if not (isinstance(a, nn.Parameter) and isinstance(b, nn.Parameter)):  # made anew at each call: no identity
             return self._norm(a, b, scale)

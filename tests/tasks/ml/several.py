@@ -13,12 +13,15 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
+from tasks.core.errors import ModelError
 from tasks.core.sections import Batch, Launch, Optimizer, TrainParams
 from tasks.data.chatset import Segment
 from tasks.ml import attention, fused, loading, memory, methods, sharding, training
 from tasks.ml.checkpoints import Checkpoints
 from tasks.ml.history import Result
+from tasks.ml.packing import Pack
 from tasks.ml.tuned import Ahead, Moment, Tuned
 from tasks.ml.world import ALONE, World
 
@@ -28,6 +31,7 @@ PARAMS = TrainParams(
     optimizer=Optimizer(learning_rate=1e-2),
 )  # fmt: skip
 NOISY = PARAMS.model_copy(update={"options": {"dropout": 0.3}, "batch": Batch(packs=4, micro_tokens=32, neftune=5.0)})
+DORA = PARAMS.model_copy(update={"method": "dora", "epochs": 1})
 SHARDED = PARAMS.model_copy(update={"launch": Launch(dtype="float32", processes=2, sharded=True)})
 
 
@@ -89,13 +93,42 @@ def stop(base: Path, out: Path, params: TrainParams, world: World) -> None:
         (out / f"ended-{world.rank}").write_text(str(end.code))
 
 
+def exhausted(base: Path, out: Path, world: World) -> None:
+    """In the last process alone, memory suffices for one row a pass only: all make smaller passes."""
+    tuned = attach(base, PARAMS, world)
+
+    def loss_sum(pack: Pack, noise: float) -> Tensor:
+        if len(pack.lengths) > 1 and world.rank == world.size - 1:
+            raise MemoryError
+        return tuned.runner.loss_sum(pack, noise)
+
+    result = fit(replace(tuned, runner=replace(tuned.runner, loss_sum=loss_sum)), out / "checkpoints", world=world)
+    (out / f"found-{world.rank}.json").write_text(json.dumps(curves(result)))
+
+
+def differing(base: Path, out: Path, world: World) -> None:
+    """The last process alone starts with a weight of its own."""
+    tuned = attach(base, PARAMS, world)
+    if world.rank == world.size - 1:
+        next(iter(tuned.trainable().values())).data[0, 0] += 1e-3
+    try:
+        fit(tuned, out / "checkpoints", world=world)
+    except ModelError as error:
+        (out / f"refused-{world.rank}").write_text(str(error))
+
+
 def main(base: Path, out: Path) -> None:
     torch.set_num_threads(1)
+    for name in ("exhausted", "differing"):
+        (out / name).mkdir(parents=True, exist_ok=True)
     with World.here(2).joined() as world:
         train(base, out / "plain", PARAMS, world)
         train(base, out / "sharded", SHARDED, world)
         train(base, out / "recomputed", SHARDED, world, recompute=True)
         train(base, out / "noisy", NOISY, world)
+        train(base, out / "dora", DORA.model_copy(update={"launch": SHARDED.launch}), world)
+        exhausted(base, out / "exhausted", world)
+        differing(base, out / "differing", world)
         for name, params in (("stopped", PARAMS), ("noisy-stopped", NOISY)):
             stop(base, out / name, params, world)
         world.wait()

@@ -121,6 +121,21 @@ def test_sharded_each_holds_half_of_the_base(two: Path) -> None:
         assert found(two / "sharded", rank)["held"] - trained == pytest.approx((whole - trained) / 2, rel=0.01)
 
 
+def test_dora_reads_its_norms_from_sharded_weights(two: Path, tmp_path: Path, tiny_base: Path) -> None:
+    several.train(tiny_base, tmp_path, several.DORA, ALONE)
+    assert found(two / "dora")["losses"] == pytest.approx(found(tmp_path)["losses"], rel=1e-5)
+
+
+def test_memory_that_ends_in_one_process_makes_all_take_smaller_passes(two: Path, one: Path) -> None:
+    assert found(two / "exhausted")["losses"] == pytest.approx(found(one)["losses"], rel=1e-5)
+    assert found(two / "exhausted", 0) == found(two / "exhausted", 1)
+
+
+def test_processes_that_differ_are_refused(two: Path) -> None:
+    said = [(two / "differing" / f"refused-{rank}").read_text() for rank in (0, 1)]
+    assert said[0] == said[1] and said[0].startswith("the weights at the start differ between the processes")
+
+
 @pytest.mark.parametrize("name", ["stopped", "noisy-stopped"])
 def test_the_end_of_one_is_a_checkpoint_and_the_end_of_all(two: Path, name: str) -> None:
     assert [(two / name / f"ended-{rank}").read_text() for rank in (0, 1)] == ["143", "143"]
