@@ -113,14 +113,14 @@ class _Norm:
         self._value: Tensor | None = None
 
     def __call__(self, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        if not (isinstance(a, nn.Parameter) and isinstance(b, nn.Parameter)):  # made anew at each call: no identity
-            return self._norm(a, b, scale)
-        key = (id(a), a._version, id(b), b._version)
-        if self._value is None or self._key != key:
-            # What an evaluation's inference mode makes could not be kept for a backward pass later.
-            with torch.inference_mode(False), torch.no_grad():
+        # What an evaluation's inference mode makes could not be kept for a backward pass later.
+        with torch.inference_mode(False), torch.no_grad():
+            if not (isinstance(a, nn.Parameter) and isinstance(b, nn.Parameter)):  # made anew at each call: no identity
+                return self._norm(a, b, scale)
+            key = (id(a), a._version, id(b), b._version)
+            if self._value is None or self._key != key:
                 self._key, self._value = key, self._norm(a, b, scale)
-        return self._value
+            return self._value
 
     def _norm(self, a: Tensor, b: Tensor, scale: float) -> Tensor:
         weight = self._weight()
