@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tasks.core.sections import Batch, Launch, Optimizer, TrainParams
 from tasks.data.chatset import Segment
-from tasks.ml import loading, methods, optimizers, packing, training
+from tasks.ml import attention, loading, methods, optimizers, packing, training
 from tasks.ml.checkpoints import Checkpoints
 from tasks.ml.tuned import Ahead, Runner, Tuned
 
@@ -189,7 +189,7 @@ def fit(
     base: Path, folder: Path, chosen: TrainParams, make: Callable[[Any, TrainParams], Tuned], seconds: float = 1e9
 ) -> Any:
     torch.manual_seed(chosen.launch.seed)
-    model = loading.load(base, loading.compute_dtype(chosen.launch.dtype), attention=packing.ATTENTION)
+    model = loading.load(base, loading.compute_dtype(chosen.launch.dtype), attention=attention.NAME)
     model.requires_grad_(False)
     tuned = make(model, chosen)
     result = training.fit(tuned, [[row] for row in ROWS], ROWS[:3], chosen, Checkpoints(folder, seconds))
