@@ -26,7 +26,6 @@ SEED = 1
 RANK, ALPHA = 16, 32
 LEARNING_RATE = 2e-4
 MAX_GRAD_NORM = 1.0
-ROWS_A_STEP = 8
 READ_AT_ONCE = 64
 
 
@@ -42,8 +41,10 @@ class Shape:
 
 def shape(base: Path) -> Shape:
     config: dict[str, Any] = json.loads((base / "config.json").read_bytes())
-    with safe_open(base / "model.safetensors", "numpy") as weights:
-        sizes = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    sizes = dict[str, tuple[int, ...]]()
+    for file in sorted(base.glob("*.safetensors")):
+        with safe_open(file, "numpy") as weights:
+            sizes |= {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
     layers = {
         name.removesuffix(".weight"): size
         for name, size in sizes.items()
@@ -52,9 +53,7 @@ def shape(base: Path) -> Shape:
     return Shape(layers, config["hidden_size"], config["vocab_size"], config["num_hidden_layers"])
 
 
-def make(
-    base: Path, folder: Path, steps: int, longest: int, rows_a_step: int = ROWS_A_STEP, rank: int = RANK
-) -> Lesson:
+def make(base: Path, folder: Path, steps: int, longest: int, rows_a_step: int, rank: int = RANK) -> Lesson:
     """Real conversations in the corpus's order, those of more than `longest` tokens left out; `folder` gets the adapter.
 
     Law: equal arguments give equal lessons, and fewer steps the beginning of more.

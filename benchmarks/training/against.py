@@ -13,8 +13,10 @@ from benchmarks.peers.lesson import Lesson
 from benchmarks.peers.peer import LLAMA_FACTORY, PEERS, TRL, UNSLOTH
 from benchmarks.training import bound, course
 
-STEPS, QUICK_STEPS = 4, 2
+STEPS, QUICK_STEPS = 3, 2
+ROWS_A_STEP, QUICK_ROWS_A_STEP = 8, 4
 LONGEST, QUICK_LONGEST = 1024, 384
+"""Tokens of a row; longer ones are left out."""
 PRODUCT_SECONDS, QUICK_PRODUCT_SECONDS = 0.5, 0.1
 
 TRL_AT_ITS_BEST = {
@@ -42,9 +44,9 @@ def measured(options: Options, folder: Path, base: Path) -> Findings:
 
 def write(options: Options, folder: Path, base: Path) -> Path:
     """The lesson's file."""
-    steps, longest = (QUICK_STEPS, QUICK_LONGEST) if options.quick else (STEPS, LONGEST)
+    whole, quick = (STEPS, LONGEST, ROWS_A_STEP), (QUICK_STEPS, QUICK_LONGEST, QUICK_ROWS_A_STEP)
     file = folder / "lesson.json"
-    lesson_file.write(file, lessons.make(base, folder / "adapter", steps, longest))
+    lesson_file.write(file, lessons.make(base, folder / "adapter", *(quick if options.quick else whole)))
     return file
 
 

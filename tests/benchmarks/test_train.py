@@ -72,8 +72,8 @@ def test_a_lesson_comes_back_from_its_file(tmp_path_factory: pytest.TempPathFact
 
 @pytest.mark.skipif(not corpus.DATA.is_dir(), reason=f"{corpus.DATA} is absent: nothing to make rows from")
 def test_fewer_steps_are_the_beginning_of_more_and_no_row_is_too_long(base: Path, tmp_path: Path) -> None:
-    short, long = (lessons.make(base, tmp_path / "adapter", steps, 300) for steps in (2, 4))
-    assert (len(short.rows), len(long.rows)) == (2 * lessons.ROWS_A_STEP, 4 * lessons.ROWS_A_STEP)
+    short, long = (lessons.make(base, tmp_path / "adapter", steps, 300, ROWS_A_STEP) for steps in (2, 4))
+    assert (len(short.rows), len(long.rows)) == (2 * ROWS_A_STEP, 4 * ROWS_A_STEP)
     assert long.rows[: len(short.rows)] == short.rows
     assert max(len(row.ids) for row in long.rows) <= 300
     assert all(label in (IGNORED, token) for row in long.rows for token, label in zip(row.ids, row.labels, strict=True))
