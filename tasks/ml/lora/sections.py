@@ -108,7 +108,9 @@ class QloraOptions(DoraOptions):
     dora: Annotated[bool, Field(description="DoRA on the quantised base: QDoRA")] = False
 
     @model_validator(mode="after")
-    def _magnitude_is_doras(self) -> Self:
+    def _fits_together(self) -> Self:
+        if self.base == "packed" and self.init == "loftq":
+            raise ValueError("init: loftq makes up for what quantisation lost, and a packed base has lost nothing")
         if self.magnitude != Magnitude() and not self.dora:
             raise ValueError("magnitude belongs to DoRA: set dora: true as well")
         return self

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from tasks.core.errors import ModelError, ParamsError
+from tasks.core.sections import FetchParams
+from tasks.fetch import fetch
 from tasks.ml import fused, loading, methods, packing, training
 from tasks.ml.checkpoints import Checkpoints
-from tests import adapting
+from tests import adapting, tiny_gguf
 from tests.tiny import Family
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -42,6 +44,18 @@ def test_every_option_trains_and_reloads(tiny_base: Path, tmp_path: Path, name: 
     types = {value.dtype for key, value in tuned.trainable().items() if "magnitude" not in key}
     assert types == {torch.bfloat16}
     adapting.assert_reloads(tiny_base, tmp_path, wanted, tuned)
+
+
+@pytest.mark.parametrize(
+    "options", [{"init": "pissa", "dora": True}, {"init": "eva"}, {"allocate": {"by": "sensitivity"}}]
+)
+def test_a_packed_base_takes_them_too(tmp_path: Path, options: dict[str, Any]) -> None:
+    file = tiny_gguf.write(tmp_path / "a.gguf", "llama", types=("Q4_1",))
+    fetch(FetchParams(ref=f"gguf:{file}"), out=tmp_path / "base")
+    wanted = adapting.params("qlora", "bfloat16", base="packed", **options)
+    tuned, result = adapting.fit(tmp_path / "base", tmp_path / "work", wanted)
+    assert result.validations[-1].loss < result.validations[0].loss
+    adapting.assert_reloads(tmp_path / "base", tmp_path, wanted, tuned)
 
 
 @pytest.mark.parametrize("family", ["qwen", "gpt2"])
@@ -91,6 +105,7 @@ def test_a_killed_run_ends_alike(tiny_base: Path, tmp_path: Path, monkeypatch: p
         ),
         ({"base": "fp4"}, "train.options.base"),
         ({"magnitude": {"after": 0.3}}, "magnitude belongs to DoRA: set dora: true"),
+        ({"base": "packed", "init": "loftq"}, "a packed base has lost nothing"),
         ({"double": True}, "train.options.double: unknown key; known here: allocate, alpha_pattern, base, bias, dora"),
     ],
 )
