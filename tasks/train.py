@@ -18,7 +18,8 @@ CHECKPOINT_SECONDS = 30.0
 def train(params: TrainParams, *, chat: Path, base: Path, out: Path, report: Path) -> Manifest:
     """Fit the adapter `out`, in PEFT's format, to the train split; curves go to `report`.
 
-    A killed run resumes from its newest whole checkpoint and ends with the same bytes as an undisturbed one.
+    A killed run resumes from its newest whole checkpoint, with however many processes; with as many as before it ends
+    with the same bytes as an undisturbed one.
     """
     from tasks.ml import launch, loggers
 

@@ -26,7 +26,7 @@ from tasks.core.errors import DataError, ModelError, ParamsError, ResourceError
 from tasks.core.params import Params
 from tasks.core.sections import Batch, Launch, TrainParams
 from tasks.fetch import fetch
-from tasks.ml import launch, sharding
+from tasks.ml import launch, loading, sharding
 from tasks.ml.world import ALONE, World
 from tasks.prepare import prepare
 from tests import tiny
@@ -256,7 +256,7 @@ class Command:
     def __init__(self, folder: Path, base: Path) -> None:
         self.folder = folder
         wanted = {
-            "epochs": 30,
+            "epochs": 16,
             "batch": {"packs": 2, "micro_tokens": 256},
             "launch": {"processes": 2, "dtype": "float32"},
         }
@@ -315,14 +315,18 @@ def assert_finished(command: Command) -> None:
     assert command.told("error") == []
 
 
-def test_params_alone_make_it_two_processes(command: Command) -> None:
+def test_params_alone_make_it_two_processes_with_half_of_the_base_each(command: Command) -> None:
     command.params["train"]["epochs"] = 1
+    command.params["train"]["launch"]["sharded"] = True
     started = command.start()
     assert started.wait(300) == 0, started.stderr and started.stderr.read()
     assert_finished(command)
     history = (command.folder / "report" / "history.csv").read_text().splitlines()
     assert len(history) == 1 + manifest.read(command.folder / "out").facts["steps"]
     assert manifest.read(command.folder / "out").params["launch"]["processes"] == 2
+    assert any("of the model's" in event["text"] for event in command.told("note"))
+    loaded = loading.with_adapter(loading.load(command.folder / "base", torch.float32), command.folder / "out")
+    assert all(value.any() for name, value in loaded.model.named_parameters() if "lora_B" in name)
 
 
 @pytest.mark.slow  # two processes start three times; each of the ends has a fast test above
