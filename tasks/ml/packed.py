@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from accelerate import init_empty_weights
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -41,15 +42,38 @@ def unpack(blocks: Tensor, kind: Kind, dtype: torch.dtype) -> Tensor:
     for start in range(0, flat.shape[0], step):
         some = flat[start : start + step]
         kind.unpack(some, values[: len(some)], _TORCH)
-        weight[start : start + step] = values[: len(some)].bfloat16()
+        read = values[: len(some)]
+        weight[start : start + step] = read if dtype == torch.bfloat16 else read.bfloat16()
     return weight.view(outputs, -1)
 
 
 class Unpacked(Tensor):
-    """A weight unpacked for reading. What is written into it would be lost, so assigning its `data` is refused."""
+    """Stands for a packed layer's weight: has its shape, type and device, and is unpacked by whatever computes with it.
 
-    # What is computed with one is a plain tensor.
+    Libraries look at a weight many times without reading it. What is written into it would be lost, so it is refused.
+    """
+
+    # The subclass takes part below autograd only; results are plain tensors.
     __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportPrivateUsage, reportAssignmentType]
+
+    @staticmethod
+    def __new__(
+        cls: type[Unpacked], blocks: Tensor, kind: Kind, shape: tuple[int, int], dtype: torch.dtype
+    ) -> Unpacked:
+        return Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=blocks.device)  # pyright: ignore[reportPrivateUsage, reportReturnType]  torch's one way
+
+    def __init__(self, blocks: Tensor, kind: Kind, shape: tuple[int, int], dtype: torch.dtype) -> None:
+        self._blocks, self._kind = blocks, kind
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._schema.is_mutable and isinstance(args[0], cls):
+            _refuse_writing()
+        return func(*tree_map(cls._read, args), **tree_map(cls._read, kwargs or {}))
+
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        return unpack(value._blocks, value._kind, value.dtype) if isinstance(value, cls) else value
 
     @property
     def data(self) -> Tensor:
@@ -57,10 +81,14 @@ class Unpacked(Tensor):
 
     @data.setter
     def data(self, value: Tensor) -> None:
-        raise ModelError(
-            "a packed base can't be changed: merge into the 16-bit base, and leave out initialisations that alter the "
-            "base (pissa, olora, loftq, corda)"
-        )
+        _refuse_writing()
+
+
+def _refuse_writing() -> NoReturn:
+    raise ModelError(
+        "a packed base can't be changed: merge into the 16-bit base, and leave out initialisations that alter the "
+        "base (pissa, olora, loftq, corda)"
+    )
 
 
 class _Product(torch.autograd.Function):
@@ -89,7 +117,7 @@ class PackedLinear(nn.Linear):
     """A frozen `nn.Linear` that holds `blocks` [outputs, bytes] uint8 in place of a weight.
 
     Law: output and gradients equal those of a plain layer with the bfloat16 weight that was unpacked from the blocks.
-    `weight` unpacks it anew at every look, for those who must see it whole (DoRA's norms), in `dtype`.
+    `weight` is for those who must see it whole (DoRA's norms): in `dtype`, unpacked anew by every computation.
     """
 
     def __init__(self, blocks: Tensor, kind: Kind, inputs: int, bias: nn.Parameter | None, dtype: torch.dtype) -> None:
@@ -100,7 +128,8 @@ class PackedLinear(nn.Linear):
 
     @property
     def weight(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]  it is no parameter here
-        return unpack(cast("Tensor", self.blocks), self.kind, self.dtype).as_subclass(Unpacked)
+        shape = (self.out_features, self.in_features)
+        return Unpacked(cast("Tensor", self.blocks), self.kind, shape, self.dtype)
 
     def forward(self, input: Tensor) -> Tensor:
         return cast("Tensor", _Product.apply(input, self.blocks, self.bias, self.kind))

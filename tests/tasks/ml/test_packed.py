@@ -200,6 +200,27 @@ def test_pefts_adapters_learn_on_it_as_on_the_16_bit_base(base: Path, tmp_path: 
         assert torch.equal(loss_of(again.eval()), after) and abs(after - before) > 5e-4
 
 
+def test_looking_at_a_weight_unpacks_nothing(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PEFT looks for a device and a type some twenty times a layer; for a large base that would take minutes."""
+    unpacked = list[torch.Size]()
+
+    def watched(blocks: torch.Tensor, kind: Any, dtype: torch.dtype, unpack: Any = packed.unpack) -> torch.Tensor:
+        unpacked.append(blocks.shape)
+        return unpack(blocks, kind, dtype)
+
+    monkeypatch.setattr(packed, "unpack", watched)
+    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    adapted: Any = get_peft_model(packed.load(llama, torch.bfloat16), config)
+    layer = adapted.base_model.model.model.layers[0].mlp.up_proj.base_layer
+    assert (layer.weight.shape, layer.weight.dtype) == ((1024, 256), torch.bfloat16) and not unpacked
+    assert layer.weight.float().norm() > 0 and unpacked == [layer.blocks.shape]
+    loss_of(adapted).backward()
+    layers = tiny_gguf.LAYERS * 7
+    assert len(unpacked) == 1 + 2 * layers - 3  # nothing learns below the first layer's q, k and v
+    with pytest.raises(ModelError, match="can't be changed"):
+        layer.weight.add_(1)
+
+
 def test_what_would_write_into_it_is_refused(llama: Path) -> None:
     adapted: Any = get_peft_model(
         packed.load(llama, torch.float32), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
