@@ -57,7 +57,7 @@ def _train(params: TrainParams, *, chat: Path, base: Path, keeper: Checkpoints, 
     facts = {
         "method": params.method, "trainable_parameters": sum(value.numel() for value in tuned.trainable().values()),
         "total_parameters": tuned.runner.model.num_parameters(), "steps": last.step,
-        "dtype": str(model.dtype).removeprefix("torch."), "base": held,
+        "dtype": str(model.dtype).removeprefix("torch."), "base": held, **tuned.facts,
     }  # fmt: skip
     measured = {
         "seconds": last.seconds,

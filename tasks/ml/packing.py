@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from tasks.data.chatset import Tokens
 from tasks.ml import head
@@ -86,7 +86,12 @@ def common(examples: Sequence[Tokens]) -> int:
 
 
 def loss_sum(model: PreTrainedModel, pack: Pack, noise: float = 0.0) -> Tensor:
-    """Cross-entropy summed over the pack's targets, in float32; the head runs on their predictors alone.
+    """Cross-entropy summed over the pack's targets, in float32; the head runs on their predictors alone."""
+    return loss_of(model, pack, embed(model, pack, noise))
+
+
+def embed(model: PreTrainedModel, pack: Pack, noise: float = 0.0) -> Tensor:
+    """What the pack's tokens are for the first layer, shape (1, tokens, hidden).
 
     `noise` is NEFTune's alpha (Jain et al. 2023, arXiv 2310.05914): uniform noise of at most alpha / sqrt(L d) on the
     embeddings of a row of L tokens, in training only.
@@ -98,9 +103,14 @@ def loss_sum(model: PreTrainedModel, pack: Pack, noise: float = 0.0) -> Tensor:
         sizes = torch.tensor(pack.lengths).repeat_interleave(torch.tensor(pack.lengths)).to(states.device)
         bound = (noise / (sizes * states.shape[-1]).sqrt())[None, :, None]
         states = states + (torch.empty_like(states).uniform_(-1, 1) * bound).to(states.dtype)
+    return states
+
+
+def loss_of(model: PreTrainedModel, pack: Pack, states: Tensor, before: Cache | None = None) -> Tensor:
+    """As `loss_sum`, from the first layer's inputs. `before` holds keys and values that every token sees."""
     out = model.base_model(
         inputs_embeds=states, position_ids=pack.positions.to(model.device), lengths=pack.lengths, shared=pack.shared,
-        use_cache=False,
+        past_key_values=before, use_cache=False,
     ).last_hidden_state  # fmt: skip
     targets = pack.targets.to(out.device)
     layer: Any = model.get_output_embeddings()

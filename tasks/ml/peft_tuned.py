@@ -66,6 +66,10 @@ def load(model: PreTrainedModel, folder: Path) -> Runner:
         name = names.get(value.data_ptr())
         if name is not None and saved[name].dtype != value.dtype:
             value.data = saved[name].to(value.device)
+    if tuned.active_peft_config.is_prompt_learning:
+        from tasks.ml import prompts
+
+        return prompts.runner(tuned)
     return runner(tuned)
 
 

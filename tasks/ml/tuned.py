@@ -78,6 +78,7 @@ class Tuned:
     penalty: added to the mean loss once an optimizer step, with gradients.
     after: may change weights in place after a step; gives the names of the trainable ones that it changed.
     state, restore: what `after` and `penalty` remember, for checkpoints.
+    facts: what else a reader of the manifest should know, equal for equal work.
     """
 
     runner: Runner
@@ -88,6 +89,7 @@ class Tuned:
     after: Callable[[Moment], Sequence[str]] = _nothing
     state: Callable[[], Mapping[str, Tensor]] = field(default=dict[str, Tensor])
     restore: Callable[[Mapping[str, Tensor]], None] = field(default=lambda _tensors: None)
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def trainable(self) -> dict[str, nn.Parameter]:
         return {name: value for name, value in self.runner.model.named_parameters() if value.requires_grad}
