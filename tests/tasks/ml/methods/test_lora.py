@@ -197,8 +197,14 @@ def test_what_can_t_fit_is_refused(tiny_base: Path, options: dict[str, Any], say
         ({"init": "pissa_niter_K"}, "no such start"),
         ({"init": "loftq"}, "it makes up for quantisation: that is train.method=qlora"),
         ({"rank_pattern": {"q_proj": 2}, "allocate": {"by": "gradient"}}, "both say the ranks"),
-        ({"alocate": {}}, "train.options.alocate: unknown key; known here: allocate, alpha_pattern, bias"),
-        ({"allocate": {"bye": 1}}, "train.options.allocate.bye: unknown key; known here: budget, by, max_rank"),
+        (
+            {"alocate": {}},
+            "train.options.alocate: unknown key; did you mean 'allocate'? known here: allocate, alpha_pattern, bias",
+        ),
+        (
+            {"allocate": {"bye": 1}},
+            "train.options.allocate.bye: unknown key; did you mean 'by'? known here: budget, by, max_rank",
+        ),
     ],
 )
 def test_wrong_options_are_known_before_anything_runs(options: dict[str, Any], says: str) -> None:
