@@ -28,7 +28,7 @@ def draw(file: Path, name: str, unit: str, points: Mapping[int, tuple[float, flo
     speed.set_ylabel("tokens/s")
     memory.set_ylabel("peak GB")
     for axis in (speed, memory):
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.1 * axis.get_ylim()[1])
     speed.grid(axis="y", alpha=0.3)
     speed.legend(handles=lines, loc="lower right")
     file.parent.mkdir(parents=True, exist_ok=True)
