@@ -17,13 +17,15 @@ from tasks.merge import merge
 from tasks.ml import methods
 from tasks.prepare import prepare
 from tasks.train import train
-from tests import tiny
+from tests import method_cases, tiny
 
 OFTEN = ("lora", "qlora", "dora", "full", "adapter", "ia3", "prefix")
 """One of each kind; the others take minutes together."""
 STEPS = [
-    method if method in OFTEN else pytest.param(method, marks=pytest.mark.slow) for method in methods.known()
-]  # fmt: skip
+    method if method in OFTEN else pytest.param(method, marks=pytest.mark.slow)
+    for method in methods.known()
+    if (method, "llama") not in method_cases.REFUSED
+]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,9 @@ def test_a_method_trains_merges_and_is_judged(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_base: Path, method: str
 ) -> None:
     monkeypatch.setenv("TUNELINE_WORK", str(tmp_path / "work"))
-    params = Params.model_validate(tiny.params(tiny_base, train={"method": method, "launch": {"dtype": "auto"}}))
+    params = Params.model_validate(tiny.params(tiny_base, train={
+        "method": method, "launch": {"dtype": "auto"}, "options": method_cases.CASES.get(method, {}).get("options", {}),
+    }))  # fmt: skip
     chat, base = prepared / "chat", prepared / "base"
     trained = train(params.train, chat=chat, base=base, out=tmp_path / "adapter", report=tmp_path / "report")
     assert trained.facts["base"] == ("nf4" if method == "qlora" else "plain")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tasks.core.sections import Batch, Launch, Optimizer, TrainParams
 from tasks.data.chatset import Segment
-from tasks.ml import attention, loading, methods, optimizers, packing, training
+from tasks.ml import attention, loading, methods, optimizers, training
 from tasks.ml.checkpoints import Checkpoints
 from tasks.ml.tuned import Ahead, Runner, Tuned
 

@@ -165,7 +165,11 @@ def test_flat_is_found_where_the_mean_stops_falling() -> None:
     ("method", "options", "says"),
     [
         ("dora", {"magnitude": {"window": 5}}, "train.options.magnitude: window ends the rest early"),
-        ("dora", {"magnitude": {"aftr": 0.3}}, "train.options.magnitude.aftr: unknown key; known here: after, rate"),
+        (
+            "dora",
+            {"magnitude": {"aftr": 0.3}},
+            "train.options.magnitude.aftr: unknown key; known here: after, rate",
+        ),
         ("lora", {"magnitude": {"after": 0.3}}, "train.options.magnitude: unknown key"),
     ],
 )
