@@ -41,6 +41,9 @@ REFUSED: dict[tuple[str, Family], str] = {
 }  # fmt: skip
 """Where a method is refused, and what the refusal says."""
 
+ROUNDED = frozenset({"adalora", "delta_lora"})
+"""Methods whose reloaded form computes in another order than the trained one: in bfloat16 the last bits differ."""
+
 RESTS: frozenset[str] = frozenset()
 """Methods of which some trainable tensors may stand still in four steps."""
 

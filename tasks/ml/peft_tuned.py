@@ -54,12 +54,13 @@ def of(tuned: PeftModel) -> Tuned:
 def load(model: PreTrainedModel, folder: Path) -> Runner:
     """The model with a saved adapter on it, in evaluation mode, each tensor in the type that it was saved in.
 
-    PEFT makes an adapter in its layer's type first: DoRA's float32 magnitudes on a bfloat16 base would be rounded.
+    PEFT would read DoRA's float32 magnitudes into the bfloat16 of their layer. So it makes all of the adapter in
+    float32, what is drawn again from a seed included, and what was saved in fewer bits goes back to them.
     """
     with warnings.catch_warnings():
         # PEFT takes AdaLoRA's own pattern for a LoRA pattern and says that it fits nothing, before it applies it.
         warnings.filterwarnings("ignore", "The following rank_pattern keys did not match")
-        tuned = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False).eval()
+        tuned = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=True).eval()
     saved = load_file(folder / "adapter_model.safetensors")
     names = {value.data_ptr(): name for name, value in get_peft_model_state_dict(tuned).items()}
     for value in tuned.parameters():

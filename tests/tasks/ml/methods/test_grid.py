@@ -37,13 +37,14 @@ Fresh = Callable[..., Any]
 @pytest.fixture(scope="module")
 def fresh(tiny_bases: dict[Family, Path]) -> Fresh:
     """A new model of a family, read from disk once."""
-    loaded: dict[tuple[Family, str, str], Any] = {}
+    loaded: dict[Any, Any] = {}
 
-    def make(family: Family, held: str = "plain", kernel: str = attention.NAME) -> Any:
-        key = (family, held, kernel)
+    def make(
+        family: Family, held: str = "plain", kernel: str = attention.NAME, dtype: torch.dtype = torch.float32
+    ) -> Any:
+        key = (family, held, kernel, dtype)
         if key not in loaded:
-            loaded[key] = loading.load(tiny_bases[family], torch.float32, held=held, attention=kernel)
-            loaded[key].requires_grad_(False)
+            loaded[key] = loading.load(tiny_bases[family], dtype, held=held, attention=kernel).requires_grad_(False)
         made = copy.deepcopy(loaded[key])
         made.name_or_path = str(tiny_bases[family])
         return made
@@ -51,10 +52,12 @@ def fresh(tiny_bases: dict[Family, Path]) -> Fresh:
     return make
 
 
-def attach(fresh: Fresh, family: Family, params: TrainParams, *, fuse: bool = True) -> Tuned:
+def attach(
+    fresh: Fresh, family: Family, params: TrainParams, *, fuse: bool = True, dtype: torch.dtype = torch.float32
+) -> Tuned:
     method, options = methods.find(params)
     torch.manual_seed(params.launch.seed)
-    frozen = fresh(family, method.base(options))
+    frozen = fresh(family, method.base(options), dtype=dtype)
     tuned = method.attach(frozen, params, options, Ahead(4, [[row] for row in ROWS]))
     if fuse:
         fused.fuse(tuned.runner.model)
@@ -133,6 +136,24 @@ def _is_pefts_own(base: Any, folder: Path, tuned: Tuned) -> None:
             total += losses[torch.tensor(row.loss[1:])].sum().item()
         ours = tuned.runner.loss_sum(packing.pack(HELD_OUT), 0.0).item()
     assert math.isclose(ours, total, rel_tol=1e-5)
+
+
+@pytest.mark.parametrize("method", methods.known())
+def test_on_a_bfloat16_base_what_comes_back_is_what_was_saved(fresh: Fresh, tmp_path: Path, method: str) -> None:
+    """To the last bit, whichever of the adapter's tensors are float32 and which are not."""
+    params = method_cases.params(method)
+    _skip_if_not_installed(params)
+    family = next(family for family in GRID if (method, family) not in method_cases.REFUSED)
+    tuned = attach(fresh, family, params, fuse=False, dtype=torch.bfloat16)  # as the adapter runs beside its base
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for value in tuned.trainable().values():
+            value.add_(torch.randn_like(value), alpha=0.02)
+    assert files(tuned, tmp_path / "adapter")
+    found, options = methods.find(params)
+    again = loading.with_adapter(fresh(family, found.base(options), dtype=torch.bfloat16), tmp_path / "adapter")
+    loss, wanted = training.mean_loss(again, HELD_OUT), _mean(tuned, HELD_OUT)
+    assert loss == wanted or (method in method_cases.ROUNDED and math.isclose(loss, wanted, rel_tol=1e-5))
 
 
 class Killed(Exception):
