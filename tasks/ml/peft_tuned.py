@@ -62,7 +62,9 @@ def load(model: PreTrainedModel, folder: Path) -> Runner:
         warnings.filterwarnings("ignore", "The following rank_pattern keys did not match")
         tuned = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=True).eval()
     saved = load_file(folder / "adapter_model.safetensors")
-    names = {value.data_ptr(): name for name, value in get_peft_model_state_dict(tuned).items()}
+    # The state is handed over: of one that it takes itself, PEFT says that halves of rank 0 are damaged.
+    kept = get_peft_model_state_dict(tuned, state_dict=tuned.state_dict())
+    names = {value.data_ptr(): name for name, value in kept.items()}
     for value in tuned.parameters():
         name = names.get(value.data_ptr())
         if name is not None and saved[name].dtype != value.dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tasks.core.errors import ParamsError
 from tasks.ml import fused, loading, methods
 from tasks.ml.lora.magnitude import NAME, flat, rests
 from tasks.ml.lora.sections import Magnitude
+from tasks.ml.masters import Masters
 from tests import adapting
 from tests.tiny import Family
 
@@ -86,8 +88,6 @@ def reference(layer: Any, m: Tensor, x: Tensor, pull: Tensor) -> tuple[Tensor, T
 
 def test_one_step_moves_a_magnitude_as_adamw_says(tiny_base: Path) -> None:
     """From the float64 gradient: by the rate, against its sign; at a tenth of the rate where the options say so."""
-    from tasks.ml.masters import Masters
-
     for rate in (1.0, 0.1):
         wanted = adapting.params("dora", magnitude={"rate": rate})
         tuned = adapting.attach(tiny_base, wanted)
@@ -132,8 +132,6 @@ def test_the_magnitude_rests_and_then_joins(tiny_base: Path, tmp_path: Path) -> 
         learned[moment.step] = [not torch.equal(values[name], start[name]) for name in sorted(start) if NAME in name]
         return []
 
-    import dataclasses
-
     watched = dataclasses.replace(tuned, after=after)
     adapting.training.fit(watched, adapting.PACKS, [], wanted, adapting.Checkpoints(tmp_path, 1e9))
     assert [any(learned[step]) for step in range(1, 11)] == [False] * 5 + [True] * 5
@@ -168,7 +166,7 @@ def test_flat_is_found_where_the_mean_stops_falling() -> None:
         (
             "dora",
             {"magnitude": {"aftr": 0.3}},
-            "train.options.magnitude.aftr: unknown key; known here: after, rate",
+            "train.options.magnitude.aftr: unknown key; did you mean 'after'? known here: after, rate",
         ),
         ("lora", {"magnitude": {"after": 0.3}}, "train.options.magnitude: unknown key"),
     ],
