@@ -134,7 +134,7 @@ def test_nf4_is_another_base(llama: Path) -> None:
     dtype = torch.float32
     with torch.inference_mode():
         plain, own, nf4 = (model(input_ids=ids()).logits for model in (
-            loading.load(llama, dtype), packed.load(llama, dtype), loading.load(llama, dtype, nf4=True)
+            loading.load(llama, dtype), packed.load(llama, dtype), loading.load(llama, dtype, held="nf4")
         ))  # fmt: skip
     assert torch.equal(own, plain) and (nf4 - plain).abs().max() > 0.01 * plain.abs().max()
 
@@ -145,7 +145,7 @@ def test_on_the_real_base_nf4_loses_what_the_blocks_keep(real_base: Path) -> Non
     said = " ".join(turn["content"] for row in tiny.sample_rows()[:20] for turn in row["messages"])
     text = tokenizer(said, return_tensors="pt").input_ids[:, :512]
     losses = list[float]()
-    for load in (loading.load, packed.load, functools.partial(loading.load, nf4=True)):
+    for load in (loading.load, packed.load, functools.partial(loading.load, held="nf4")):
         with torch.inference_mode():
             losses.append(load(real_base, torch.bfloat16)(input_ids=text, labels=text).loss.item())
     assert losses[1] == losses[0] and losses[2] > losses[0] + 0.1

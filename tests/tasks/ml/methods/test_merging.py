@@ -18,6 +18,8 @@ from tests.tiny import Family
 
 BESIDE = {
     "adapter": "brings modules of its own", "adaption_prompt": "gated attention", "beft": "no bias, cannot merge bias",
+    "p_tuning": "vectors before the prompt", "prefix": "keys and values before the prompt",
+    "prompt": "vectors before the prompt", "reft": "brings modules of its own",
 }  # fmt: skip
 SLOW = ("qwen", "qwen3", "gpt2")
 
