@@ -38,6 +38,10 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--dry-run", action="store_true", help="say which stages would run, and why; run none")
     _json(run)
 
+    predict = commands.add_parser("predict", help="what a training would train and take; no weights are loaded")
+    predict.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a param")
+    _json(predict)
+
     up = commands.add_parser("up", help="serve the Prefect UI, the store and the deployments until Ctrl-C")
     up.add_argument("--port", type=int, default=None, help="of the Prefect UI (default: a free one)")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,11 @@ from tasks.ml.history import Result
 from tasks.ml.tuned import Ahead, Runner, Tuned
 
 PARAMS = TrainParams(rank=4, epochs=2, launch=Launch(dtype="float32"), batch=Batch(packs=4, micro_tokens=64))
+
+
+def environment() -> dict[str, str]:
+    """For a process of its own, on one thread, in a folder of its own."""
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "TUNELINE_THREADS": "1"}
 
 
 def row(number: int, length: int) -> Segment:

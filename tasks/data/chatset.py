@@ -166,6 +166,16 @@ class Packs:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
+    def heaviest(self) -> int:
+        """The number of the pack whose rows attend to most: the largest sum of squared lengths."""
+        costs: list[np.ndarray] = []
+        for file, number in self._places:
+            column: Any = file.get_batch(number).column("lengths")
+            stops = column.offsets.to_numpy().astype(np.int64)
+            squares = np.concatenate([[0], np.cumsum(column.flatten().to_numpy().astype(np.int64) ** 2)])
+            costs.append(np.diff(squares[stops - stops[0]]))
+        return int(np.argmax(np.concatenate(costs)))
+
     def __getitem__(self, place: int) -> list[Segment]:
         if not 0 <= place < len(self):
             raise IndexError(place)

@@ -10,7 +10,7 @@ import torch
 
 from tasks.core.sections import TrainParams
 from tasks.data import chatset
-from tasks.ml import attention, fused, loading, methods, sharding, training
+from tasks.ml import attention, fused, loading, methods, prediction, sharding, training
 from tasks.ml.checkpoints import Checkpoints
 from tasks.ml.history import Result
 from tasks.ml.tuned import Ahead, Tuned
@@ -47,6 +47,7 @@ def _train(params: TrainParams, *, chat: Path, base: Path, keeper: Checkpoints, 
     ahead = Ahead(training.steps_an_epoch(len(packs), params) * params.epochs, packs)
     tuned = method.attach(model, params, options, ahead)
     fused.fuse(model)
+    predicted = prediction.settle(tuned, packs, params)
     if params.launch.sharded:
         tuned = sharding.shard(tuned, world)
     try:
@@ -63,5 +64,6 @@ def _train(params: TrainParams, *, chat: Path, base: Path, keeper: Checkpoints, 
         "seconds": last.seconds,
         "tokens_per_second": last.tokens / last.seconds,
         "peak_memory_bytes": last.memory_bytes,
+        "predicted_memory_bytes": predicted,
     }
     return Outcome(tuned, result, keeper, facts, measured, world.is_first)

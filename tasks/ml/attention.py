@@ -156,3 +156,8 @@ def _future(group: int, dtype: torch.dtype) -> Tensor:
     """0 where a query may look, minus infinity where it may not: shape (BLOCK * group, BLOCK); a corner serves fewer."""
     hidden = torch.ones(BLOCK, BLOCK, dtype=torch.bool).triu(1)
     return torch.zeros(BLOCK, BLOCK, dtype=dtype).masked_fill_(hidden, float("-inf")).repeat_interleave(group, 0)
+
+
+def forget() -> None:
+    """Drop the tensors that are kept from call to call: they belong to the way of computing of the first."""
+    _future.cache_clear()

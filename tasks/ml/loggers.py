@@ -64,10 +64,13 @@ def anchored(environment: Mapping[str, str], root: Path) -> str:
 
 @contextmanager
 def attached(environment: Mapping[str, str], params: Mapping[str, Any]) -> Generator[None]:
-    """Every progress event of the block goes to the loggers that are asked for, too.
+    """Every progress event of the block goes to the loggers that are asked for, too; of several processes, the first's.
 
     ParamsError: one is not installed, or does not start.
     """
+    if environment.get("RANK", "0") != "0":
+        yield
+        return
     check(environment)
     with ExitStack() as stack:
         for each in asked(environment, Path.cwd()):

@@ -15,6 +15,9 @@ Options = list[dict[str, Any]]
 FROM_THE_MAKER = ("qmap1", "qmap2")
 """Constant tables that bitsandbytes hangs on every memory; one storage for all, which safetensors refuses to write."""
 
+SMALL = 4096
+"""Below so many values bitsandbytes keeps moments of 32 bits."""
+
 
 def make(
     params: Optimizer, groups: Mapping[float, Mapping[str, Tensor]], tables: Collection[str] = ()
@@ -96,6 +99,26 @@ def _muon(
             _options(matrices), lr=params.learning_rate, weight_decay=params.weight_decay, adjust_lr_fn="match_rms_adamw"
         ))  # fmt: skip
     return [*made, _adamw(params, others)] if others else made
+
+
+def size(params: Optimizer, shapes: Mapping[str, torch.Size], tables: Collection[str] = ()) -> int:
+    """Bytes that it will remember of tensors of these shapes."""
+    return sum(_size(params.name, shape, name in tables) for name, shape in shapes.items())
+
+
+def _size(optimizer: str, shape: torch.Size, table: bool) -> int:
+    values = shape.numel()
+    match optimizer:
+        case "paged_adamw_8bit" if values >= SMALL:
+            return 2 * (values + 4 * -(-values // 256))
+        case "adafactor" if len(shape) > 1:
+            return 4 * (values // shape[-1] + values // shape[-2])
+        case "adafactor" | "lion":
+            return 4 * values
+        case "muon" if len(shape) == 2 and not table:
+            return 4 * values
+        case _:
+            return 8 * values
 
 
 def tensors(optimizers: list[torch.optim.Optimizer], names: Mapping[Tensor, str]) -> dict[str, Tensor]:

@@ -44,14 +44,19 @@ def packs(examples: Sequence[Tokens], budget: int, *, share: bool = False) -> It
 
     Law: every token that carries loss is the target of exactly one pack.
     """
+    return (pack(group, share=share) for group in groups(examples, budget))
+
+
+def groups(examples: Sequence[Tokens], budget: int) -> Iterator[list[Tokens]]:
+    """The rows of each pack."""
     current: list[Tokens] = []
     for example in examples:
         if current and sum(len(e.ids) for e in current) + len(example.ids) > budget:
-            yield pack(current, share=share)
+            yield current
             current = []
         current.append(example)
     if current:
-        yield pack(current, share=share)
+        yield current
 
 
 def pack(examples: Sequence[Tokens], *, share: bool = False) -> Pack:

@@ -46,6 +46,9 @@ def test_packs_come_back(
         write(folder / "b", packs)
     found = Packs(folder / "a")
     assert len(found) == len(wanted) and list(found) == wanted
+    if wanted:
+        costs = [sum(len(segment.ids) ** 2 for segment in pack) for pack in wanted]
+        assert costs[found.heaviest()] == max(costs)
     names = sorted(path.name for path in (folder / "a").iterdir())
     assert len(names) == -(-len(packs) // (batch * batches))
     assert [digest.of_file(folder / "a" / name) for name in names] == [

@@ -208,7 +208,7 @@ def test_a_killed_run_ends_with_the_same_bytes(
 ) -> None:
     chosen = params(name, dtype)
     wanted, undisturbed = fit(tiny_base, tmp_path / "whole", chosen, make)
-    assert undisturbed.validations[-1].loss < undisturbed.validations[0].loss - 0.1
+    assert undisturbed.validations[-1].loss < undisturbed.validations[0].loss - 0.05
     real, calls = training._batch, list[int]()  # pyright: ignore[reportPrivateUsage]
 
     def failing(*arguments: Any) -> Any:

@@ -1,0 +1,207 @@
+"""The memory of a training, known before it: what stays is counted, what a step takes is seen on one and on two layers.
+
+Layers of a kind take equally much, so a step of one of each kind, and one of each kind with a second, say what the
+whole takes. That is the very code that trains: fused layers, any method and held bases need no formula of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tasks.core import events
+from tasks.core.errors import ParamsError
+from tasks.core.sections import TrainParams
+from tasks.data.chatset import Packs, Tokens
+from tasks.ml import blocks, memory, optimizers, packing
+from tasks.ml.live import Peak, peak
+from tasks.ml.packing import Pack
+from tasks.ml.tuned import Runner, Tuned
+
+MARGIN = 1.1
+"""Allocators and kernels take a little more than tensors."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes at the peak of a training, by part.
+
+    process: the interpreter and its libraries; on a GPU, where only tensors are counted, none.
+    weights: all of the model's, frozen or not. masters and gradients: in float32, of what trains.
+    activations: what a forward and a backward pass hold; logits: of the head, in chunks, beside them.
+    """
+
+    process: int
+    weights: int
+    masters: int
+    gradients: int
+    optimizer: int
+    best: int
+    activations: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        return sum(asdict(self).values())
+
+
+def settle(tuned: Tuned, train: Packs, params: TrainParams) -> int:
+    """Say what the training will take, and let activations be computed again where the params or the memory ask for it.
+
+    Returns the predicted peak in bytes. Nothing is changed but that.
+    """
+    model: Any = tuned.runner.model
+    pack = largest(train, params, share=tuned.runner.shares and not params.batch.neftune)
+    held = memory.held()
+    before = held + memory.unread(model.parameters())
+    room = held + memory.room(params.launch.processes) / MARGIN
+    if params.launch.recompute == "always":
+        memory.recompute(model)
+    found = of(tuned, pack, params, before)
+    if params.launch.recompute == "auto" and found.total > room:
+        events.note(
+            f"{_gb(found.total)} would not fit into {_gb(room)}: activations are computed again in the backward pass"
+        )
+        memory.recompute(model)
+        found = of(tuned, pack, params, before)
+    events.note(f"predicted memory: {_gb(found.total)} ({tell(found)})")
+    if found.total > room:
+        events.warning(
+            f"the training may need {_gb(found.total)}, and {_gb(room)} are there: if it ends for want of memory, "
+            f"lower train.batch.micro_tokens (now {params.batch.micro_tokens})"
+        )
+    return found.total
+
+
+def tell(found: Memory) -> str:
+    return ", ".join(f"{name} {_gb(size)}" for name, size in asdict(found).items() if size >= 5e6)
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.2f} GB"
+
+
+def largest(train: Packs, params: TrainParams, *, share: bool = False) -> Pack:
+    """The forward pass that takes most, of the pack whose rows attend to most."""
+    rows = list[Tokens](train[train.heaviest()])
+    groups = packing.groups(rows, params.batch.micro_tokens)
+    return packing.pack(max(groups, key=lambda group: sum(len(row.ids) for row in group)), share=share)
+
+
+def of(tuned: Tuned, pack: Pack, params: TrainParams, before: int) -> Memory:
+    """The memory of a training whose largest forward pass is `pack`; `before`: what the process held, with all weights."""
+    with _first_step(tuned) as trained:
+        active = step(tuned.runner, pack)
+        shapes = {name: value.shape for name, value in trained.items()}
+        sizes = sum(value.numel() for value in trained.values())
+        masters = 4 * sum(value.numel() for value in trained.values() if value.dtype != torch.float32)
+        best = 4 * sizes if params.validation.keep == "best" else 0
+        weights = held_weights(tuned.runner.model)
+        tables = frozenset([*blocks.embeddings(tuned.runner.model), *blocks.head(tuned.runner.model)])
+        return Memory(
+            max(0, before - weights), weights, masters, 4 * sizes,
+            optimizers.size(params.optimizer, shapes, tables), best, int(active.total - active.logits), int(active.logits),
+        )  # fmt: skip
+
+
+def held_weights(model: nn.Module) -> int:
+    """Bytes of all parameters and buffers, and of what bitsandbytes keeps beside packed ones."""
+    found: dict[int, int] = {}
+    for value in [*model.parameters(), *model.buffers()]:
+        state: Any = getattr(value, "quant_state", None)
+        for tensor in (value, *_scales(state)):
+            found[id(tensor)] = tensor.nbytes
+    return sum(found.values())
+
+
+def _scales(state: Any) -> list[Tensor]:
+    """The block scales of a quantised weight, themselves quantised where that was done twice."""
+    if state is None:
+        return []
+    inner = state.state2 if state.nested else None
+    return [state.absmax, *([] if inner is None else [inner.absmax])]
+
+
+@contextmanager
+def _first_step(tuned: Tuned) -> Generator[dict[str, nn.Parameter]]:
+    """Just what trains in the first step requires gradients; the model in training mode, the random state as before."""
+    every, names = tuned.trainable(), tuned.trains(1, ())
+    model, random = tuned.runner.model, memory.random_state()
+    was_training = model.training
+    for name, value in every.items():
+        value.requires_grad_(names is None or name in names)
+    model.train()
+    try:
+        yield {name: value for name, value in every.items() if value.requires_grad}
+    finally:
+        model.train(was_training)
+        for value in every.values():
+            value.requires_grad_()
+        memory.set_random_state(random)
+
+
+def step(runner: Runner, pack: Pack) -> Peak:
+    """What a forward and a backward pass over the pack hold at the most, with their gradients."""
+    kinds = _kinds(runner)
+    if sum(len(places) for places in kinds) <= 2 * len(kinds):
+        return _run(runner, pack)
+    first = [places[0] for places in kinds]
+    with _only(runner, first):
+        _run(runner, _short(pack))  # what is made once and kept belongs to no layer
+        found = base = _run(runner, pack)
+    for places in kinds:
+        if len(places) > 1:
+            with _only(runner, [*first, places[1]]):
+                more = _run(runner, pack).plus(base, -1.0)
+            found = found.plus(more, len(places) - 1)
+    return found
+
+
+def _short(pack: Pack) -> Pack:
+    """Its first tokens as a row of their own, of which the second is a target."""
+    ids = pack.ids[:, :8]
+    return Pack(ids, torch.arange(ids.shape[1])[None], (ids.shape[1],), torch.tensor([0]), ids[0, 1:2])
+
+
+def _run(runner: Runner, pack: Pack) -> Peak:
+    model: Any = runner.model
+    trained = [value for value in model.parameters() if value.requires_grad]
+
+    def both() -> tuple[Tensor | None, ...]:
+        total = runner.loss_sum(pack, 0.0)
+        return torch.autograd.grad(total, trained, allow_unused=True) if total.requires_grad else (total,)
+
+    return peak(both, model.get_input_embeddings().num_embeddings)
+
+
+def _kinds(runner: Runner) -> list[list[int]]:
+    """Places of layers that train alike, by kind; empty where the layers are not to be found."""
+    try:
+        layers = blocks.stack(runner.model)
+    except ParamsError:
+        return []
+    kinds: dict[tuple[tuple[str, bool], ...], list[int]] = {}
+    for place, layer in enumerate(layers.values()):
+        kind = tuple((name, value.requires_grad) for name, value in layer.named_parameters())
+        kinds.setdefault(kind, []).append(place)
+    return list(kinds.values())
+
+
+@contextmanager
+def _only(runner: Runner, places: Sequence[int]) -> Generator[None]:
+    """The model with these of its layers alone."""
+    layers: Mapping[str, nn.Module] = blocks.stack(runner.model)
+    name = next(iter(layers)).rpartition(".")[0]
+    parent, _, attribute = name.rpartition(".")
+    owner = runner.model.get_submodule(parent)
+    whole = owner.get_submodule(attribute)
+    setattr(owner, attribute, nn.ModuleList(layer for place, layer in enumerate(layers.values()) if place in places))
+    try:
+        yield
+    finally:
+        setattr(owner, attribute, whole)
