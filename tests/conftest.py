@@ -25,6 +25,8 @@ settings.load_profile("untimed")
 # Before any library is imported: most read these once. What the developer has set for real work is not for tests.
 for name in [name for name in os.environ if name.startswith(("AWS_", "PREFECT_", "TUNELINE_"))]:
     del os.environ[name]
+# One thread a process: for a tiny model a second one only spins at barriers, beside whatever else the machine does.
+os.environ.update(OMP_NUM_THREADS="1", TUNELINE_THREADS="1")
 os.environ.update(HF_HUB_OFFLINE="1", DO_NOT_TRACK="1", DVC_NO_ANALYTICS="1", AWS_EC2_METADATA_DISABLED="true")
 
 
