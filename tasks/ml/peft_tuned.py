@@ -64,7 +64,7 @@ def load(model: PreTrainedModel, folder: Path) -> Runner:
     saved = load_file(folder / "adapter_model.safetensors")
     # The state is handed over: of one that it takes itself, PEFT says that halves of rank 0 are damaged.
     kept = get_peft_model_state_dict(tuned, state_dict=tuned.state_dict())
-    names = {value.data_ptr(): name for name, value in kept.items()}
+    names = {value.data_ptr(): name for name, value in kept.items() if value.numel()}  # empty ones all lie at 0
     for value in tuned.parameters():
         name = names.get(value.data_ptr())
         if name is not None and saved[name].dtype != value.dtype:

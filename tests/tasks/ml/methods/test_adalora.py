@@ -106,9 +106,10 @@ def test_ranks_fall_to_the_budget_and_what_is_saved_reloads(tiny_base: Path, tmp
     assert sorted(value.shape[0] for name, value in tensors.items() if "lora_A" in name) == sorted(kept)
 
 
-def test_a_layer_that_lost_all_its_ranks_reloads(tiny_base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_layer_that_lost_all_its_ranks_reloads(tiny_base: Path, tmp_path: Path, dtype: str) -> None:
     """peft#1539: loading failed at rank 0."""
-    wanted = adapting.params("adalora", **FALLS)
+    wanted = adapting.params("adalora", dtype, **FALLS)
     tuned, _ = adapting.fit(tiny_base, tmp_path / "work", wanted)
     with torch.no_grad():
         tuned.runner.model.get_parameter("model.layers.0.mlp.up_proj.lora_E.default").zero_()
