@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from flows import preflight
+from flows import continuing, preflight
 from flows.workspace import workspace
 from tasks.core.params import Params
 from tasks.storage.versions import Change
@@ -15,6 +15,7 @@ from tasks.storage.versions import Change
 def plan(checkout: Path, chosen: Params) -> list[dict[str, Any]]:
     """One entry a stage, in order: `stage`, `does` (`runs` or `cached`), `why`. Outputs in the cache are linked to see on."""
     preflight.check(chosen)
+    chosen = continuing.pin(chosen, checkout)
     rows: list[dict[str, Any]] = []
     with workspace(checkout, f"plan-{os.getpid()}", chosen) as run:
         running: set[str] = set()

@@ -22,14 +22,14 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import ValidationError
 
-from flows import policy, preflight, report
+from flows import continuing, policy, preflight, report
 from flows.supervise import Run, supervise
 from flows.workspace import Workspace, bring_back, workspace
 from tasks import publish
 from tasks.core import events, layout, params
 from tasks.core.errors import TransientError, TunelineError
 from tasks.core.params import Params
-from tasks.storage.registry import Published
+from tasks.storage.registry import Published, Registry
 from tasks.storage.versions import Change, Stage
 
 Futures = Mapping[str, PrefectFuture[Any]]
@@ -47,7 +47,8 @@ def retrain(params: Params | None = None) -> State[Any]:
     try:
         chosen = params or _params_of(checkout)
         preflight.check(chosen)
-        publish.registry(os.environ).store.ensure_bucket()
+        Registry.open(os.environ).store.ensure_bucket()
+        chosen = continuing.pin(chosen, checkout)
         with workspace(checkout, _run_name(), chosen) as run:
             return _line(run, chosen)
     except TunelineError as error:
@@ -71,7 +72,7 @@ def _line(run: Workspace, chosen: Params) -> State[Any]:
     _keep_report(run)
     if not bring_back(run):
         get_run_logger().info("the checkout keeps its files: they changed meanwhile, or the run had params of its own")
-    uri = publish.registry(os.environ).uri(result.version)
+    uri = Registry.open(os.environ).uri(result.version)
     report.show_results(run.root, result, uri)
     return Completed(
         message=f"{result.version.reference} {'registered' if result.created else 'was registered already'}: {uri}",
@@ -148,7 +149,7 @@ class _Relay:
 
 def _publish(run: Workspace, chosen: Params, seconds: dict[str, float], futures: Futures) -> PrefectFuture[Any]:
     def publish_version() -> Published | State[Any]:
-        into = publish.registry(os.environ)
+        into = Registry.open(os.environ)
         try:
             return publish.publish_from(chosen.publish, run.root, run.snapshot, seconds, into)
         except TransientError:

@@ -20,18 +20,11 @@ from tasks.core.sections import PublishParams
 from tasks.core.standing import Standing
 from tasks.core.step import main
 from tasks.storage import checkout, revision
-from tasks.storage.corpus import DEFAULT_REGISTRY
 from tasks.storage.registry import Published, Registry
 from tasks.storage.revision import Snapshot
-from tasks.storage.store import Store
 
 LOCK_FILE = Path("infra/requirements.lock")
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "tokenizers", "dvc", "prefect")
-
-
-def registry(environ: Mapping[str, str]) -> Registry:
-    """The registry that `TUNELINE_REGISTRY` names."""
-    return Registry(Store.open(environ.get("TUNELINE_REGISTRY", DEFAULT_REGISTRY), environ))
 
 
 def publish(params: PublishParams, *, workspace: Path) -> Published:
@@ -41,7 +34,7 @@ def publish(params: PublishParams, *, workspace: Path) -> Published:
     IntegrityError: an output is missing, altered, or made from another input than the one that lies there.
     """
     with checkout.connected(os.environ) as environ:
-        published = publish_from(params, workspace, revision.snapshot(workspace), {}, registry(environ))
+        published = publish_from(params, workspace, revision.snapshot(workspace), {}, Registry.open(environ))
     events.note(f"{published.version.reference} {'registered' if published.created else 'was registered already'}")
     return published
 

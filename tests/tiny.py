@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -89,32 +90,21 @@ def write_rows(file: Path, count: int, start: int = 0) -> Path:
     return file
 
 
-def make_raw(out: Path, count: int = 60) -> Path:
-    """A corpus of the first rows of the sample corpus, as an ingest leaves it."""
+def make_raw(out: Path, *counts: int) -> Path:
+    """A corpus of the first rows of the sample corpus, as ingests leave it: a data version a count, by default one of 60."""
     from tasks.core import manifest
     from tasks.core.sections import DataParams
     from tasks.data import formats, shards
 
+    left = iter(sample_rows())
     with manifest.staged(out) as folder:
-        with shards.Writer(folder, 1) as writer:
-            for value in sample_rows()[:count]:
-                writer.write(formats.to_row(value, source="sample", params=DataParams()).to_line())
-        manifest.seal(folder, step="ingest", inputs={}, params={}, facts={"rows": count, "forgotten": []})
+        for number, count in enumerate(counts or (60,), start=1):
+            with shards.Writer(folder, number) as writer:
+                for value in islice(left, count):
+                    writer.write(formats.to_row(value, source="sample", params=DataParams()).to_line())
+        facts = {"rows": sum(counts or (60,)), "forgotten": []}
+        manifest.seal(folder, step="ingest", inputs={}, params={}, facts=facts)
     return out
-
-
-def prepared(folder: Path, base: Path, rows: int = 60) -> Path:
-    """`base` and `chat` of a tiny run in the folder, as `fetch` and `prepare` leave them."""
-    from tasks.core.params import Params
-    from tasks.fetch import fetch
-    from tasks.prepare import prepare
-
-    chosen = Params.model_validate(params(base))
-    fetch(chosen.fetch, out=folder / "base")
-    make_raw(folder / "raw", rows)
-    chat, report = folder / "chat", folder / "data-report"
-    prepare(chosen.prepare, raw=folder / "raw", base=folder / "base", out=chat, report=report)
-    return folder
 
 
 def params(base: Path, **sections: dict[str, Any]) -> dict[str, Any]:

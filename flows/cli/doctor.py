@@ -113,10 +113,10 @@ def _accelerator() -> Iterator[Finding]:
 
 
 def _store() -> Iterator[Finding]:
-    from tasks.publish import registry
+    from tasks.storage.registry import Registry
 
     with services(store=True):
-        store = registry(os.environ).store
+        store = Registry.open(os.environ).store
         store.ensure_bucket()
         conditions = store.probe_conditional_writes()
         honest = conditions.honoured

@@ -9,16 +9,14 @@ from typing import Any
 
 from flows.services import services
 from tasks.core import events
-from tasks.storage.model_version import Version, parse_reference
+from tasks.storage.model_version import Version
 from tasks.storage.registry import Registry
 
 
 def main(arguments: argparse.Namespace) -> int:
-    from tasks.publish import registry
-
     events.send_to(events.Terminal())
     with services(store=True):
-        chosen = registry(os.environ)
+        chosen = Registry.open(os.environ)
         if "TUNELINE_REGISTRY" not in os.environ:
             chosen.store.ensure_bucket()  # the embedded store may never have been used; another's bucket is not ours to make
         return {"list": _list, "show": _show, "pull": _pull}[arguments.action](arguments, chosen)
@@ -39,7 +37,7 @@ def _list(arguments: argparse.Namespace, registry: Registry) -> int:
 
 
 def _show(arguments: argparse.Namespace, registry: Registry) -> int:
-    version = _find(arguments.reference, registry)
+    version = registry.find(arguments.reference)
     if arguments.json:
         print(json.dumps({**_brief(registry, version), "version": version.model_dump(mode="json")}, indent=1))
         return 0
@@ -48,6 +46,10 @@ def _show(arguments: argparse.Namespace, registry: Registry) -> int:
     print(f"created   {version.created.isoformat(timespec='seconds')}")
     print(f"data      {record['data']['digest'][:16]}  {record['data']['rows']} rows")
     print(f"base      {record['base']['digest'][:16]}  {record['base']['ref']}")
+    if continued := record["base"].get("continues"):
+        print(
+            f"continues {continued['reference']}, {continued['keep']}; it knew the rows up to data v{continued['data']}"
+        )
     print(f"git       {record['git']['commit']}{' with uncommitted changes' if record['git']['changes'] else ''}")
     print(f"method    {record['params']['train']['method']}, rank {record['params']['train']['rank']}")
     print("results")
@@ -62,7 +64,7 @@ def _show(arguments: argparse.Namespace, registry: Registry) -> int:
 
 
 def _pull(arguments: argparse.Namespace, registry: Registry) -> int:
-    version = _find(arguments.reference, registry)
+    version = registry.find(arguments.reference)
     files = registry.pull(version, None if arguments.part == "all" else arguments.part, arguments.to)
     if arguments.json:
         print(json.dumps({"version": version.reference, "folder": str(arguments.to), "files": sorted(files)}, indent=1))
@@ -77,11 +79,6 @@ def _notes(version: Version) -> dict[str, str]:
     """What there is to know of its parts; versions of earlier releases say nothing of them."""
     record: dict[str, Any] = version.record
     return record.get("notes", {})
-
-
-def _find(text: str, registry: Registry) -> Version:
-    reference = parse_reference(text)
-    return registry.read(reference.name, reference.number)
 
 
 def _brief(registry: Registry, version: Version) -> dict[str, Any]:

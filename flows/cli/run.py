@@ -82,7 +82,8 @@ def _tell(outcome: dict[str, Any]) -> None:
 def _dry_run(chosen: Params, as_json: bool) -> int:
     from flows.plan import plan
 
-    rows = plan(Path.cwd(), chosen)
+    with services(store=chosen.fetch.continue_from is not None):  # else nothing is asked of the registry
+        rows = plan(Path.cwd(), chosen)
     if as_json:
         print(json.dumps(rows, indent=1))
         return 0

@@ -16,10 +16,10 @@ def main(arguments: argparse.Namespace) -> int:
         from prefect.types.entrypoint import EntrypointType
 
         from flows.retrain import retrain
-        from tasks.publish import registry
+        from tasks.storage.registry import Registry
 
         print(f"Prefect UI: {settings.get('PREFECT_UI_URL', os.environ['PREFECT_API_URL'])}")
-        print(f"registry:   {registry(os.environ).store.url} at {os.environ.get('AWS_ENDPOINT_URL_S3', 'AWS')}")
+        print(f"registry:   {Registry.open(os.environ).store.url} at {os.environ.get('AWS_ENDPOINT_URL_S3', 'AWS')}")
         print("Ctrl-C stops all of it.", flush=True)
         # A path entrypoint would put flows/ first on sys.path, where its modules would shadow libraries.
         # On SIGTERM Prefect's runner stops well but forgets to await itself, which would be all that the user sees.

@@ -19,13 +19,20 @@ class Section(BaseModel):
 
 
 class FetchParams(Section):
-    """The base model."""
+    """The base model, or the version that training goes on from."""
 
     ref: Annotated[str, Field(description="hub:ORG/NAME, a folder, or gguf:PACKAGE or gguf:FILE; paths absolute")]
     revision: Annotated[
         str | None, Field(description="hub: the 40-digit commit; folder or gguf: the SHA-256 it must have")
     ] = None
     chat_template: Annotated[str | None, Field(description="Jinja text in place of the model's own template")] = None
+    continue_from: Annotated[
+        Word | None, Field(description="NAME@vN; NAME or NAME@latest for the newest, as it is when a run starts")
+    ] = None
+    keep: Annotated[
+        Literal["merged", "frozen"],
+        Field(description="of that version: its merged model as the base, or its LoRA frozen beside the original base"),
+    ] = "merged"
 
 
 class Columns(Section):
@@ -142,6 +149,9 @@ class PrepareParams(Section):
     max_length: Annotated[Count, Field(description="tokens; longer rows are dropped and counted")] = 512
     max_dropped: Annotated[Share, Field(description="share of rows that don't fit, above which the stage fails")] = 0.1
     salt: str = "tuneline"
+    replay: Annotated[
+        float, Field(ge=0, le=1, description="share of the rows that a continued version knows which train again")
+    ] = 0.1
     pack: Pack = Pack()
     mixing: Mixing = Mixing()
     quality: Quality = Quality()

@@ -22,6 +22,7 @@ from tasks.data.report.datafacts import (
     Arrival,
     Change,
     Composition,
+    Continuing,
     Example,
     FrozenTest,
     Identity,
@@ -40,13 +41,16 @@ def card(
 ) -> DataCard:
     """Law: the card accounts for every row of the corpus; equal work gives an equal card."""
     dropped = Counter(gathering.reasons)
-    held_out = dropped.pop(blocks.HELD_OUT, 0)
+    held_out, learned = dropped.pop(blocks.HELD_OUT, 0), dropped.pop(blocks.LEARNED, 0)
     parts = {name: gathering.rows[name].profile for name in NAMES}
     whole = _merged(gathering.by_version.values())
     return DataCard(
         identity=_identity(chosen, raw, base, gathering),
         parent=_parent(gathering),
-        accounting=Accounting(read=gathering.read, splits=_splits(gathering, facts), dropped=dropped, held_out=held_out),
+        accounting=Accounting(
+            read=gathering.read, splits=_splits(gathering, facts), dropped=dropped, held_out=held_out, learned=learned
+        ),
+        continuing=None if facts["continues"] is None else Continuing.model_validate(facts["continues"]),
         arrivals=tuple(
             Arrival(name=f"v{version}", source=", ".join(seen.sources.counts), rows=seen.rows)
             for version, seen in sorted(gathering.by_version.items())

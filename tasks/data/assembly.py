@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tasks.core import events, manifest
+from tasks.core.continued import Continued
 from tasks.core.sections import PrepareParams
 from tasks.data import account, blocks, parallel
 from tasks.data.blocks import Knowledge
@@ -44,7 +45,7 @@ def assemble(params: PrepareParams, raw: Path, base: Path, folder: Path, told: P
     count = 1 if rows <= SMALL * blocks.ROWS else parallel.workers()
     with parallel.processes(count, blocks.begin, params, base, scratch) as mapped:
         index, knowledge = _scout(params, mapped, raw, rows, scratch)
-        gathering = Gathering(params, scratch, index)
+        gathering = Gathering(params, scratch, index, Continued.of(manifest.read(base)))
         for block in mapped(blocks.encode, ((job, knowledge) for job in blocks.jobs(raw))):
             gathering.add(block)
             events.progress("prepare", gathering.read, rows)
@@ -95,4 +96,16 @@ def _facts(gathering: Gathering, packed: Packed) -> dict[str, Any]:
         "dropped": dict(sorted(gathering.reasons.items())),
         "packs": {"count": packed.packs, "rows": packed.rows, "tokens": packed.tokens},
         "test_digest": gathering.test_digest(),
+        "continues": _continues(gathering),
     }
+
+
+def _continues(gathering: Gathering) -> dict[str, Any] | None:
+    """Of the training rows: how many are new to the continued version, how many it has seen and sees again."""
+    if (continued := gathering.continued) is None:
+        return None
+    new = gathering.rows["train"].after(continued.data)[gathering.keep["train"]]
+    return {
+        "reference": continued.reference, "data": continued.data, "new": int(new.sum()), "replayed": int((~new).sum()),
+        "learned": gathering.reasons[blocks.LEARNED],
+    }  # fmt: skip

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from tasks.core import manifest
+from tasks.core.continued import Continued
 from tasks.core.sections import PrepareParams
 from tasks.data import chatset, shards, splits
 from tasks.data.profile import Accumulator, Profile
@@ -35,6 +37,7 @@ BYTES = 4 << 20
 """A block ends at whichever comes first."""
 
 TOO_LONG, UNFIT, HELD_OUT = "longer than max_length", "does not fit the model", "held out"
+LEARNED = "learned before"
 MISFITS = (TOO_LONG, UNFIT)
 """Reasons that say something against the params or the model rather than against the row."""
 
@@ -141,6 +144,7 @@ class _Worker:
     params: PrepareParams
     tokenizer: ChatTokenizer
     scratch: Path
+    continued: Continued | None
 
 
 _worker: list[_Worker] = []
@@ -148,7 +152,7 @@ _worker: list[_Worker] = []
 
 def begin(params: PrepareParams, base: Path, scratch: Path) -> None:
     """Make this process a worker: load the tokenizer once."""
-    _worker[:] = [_Worker(params, ChatTokenizer(base), scratch)]
+    _worker[:] = [_Worker(params, ChatTokenizer(base), scratch, Continued.of(manifest.read(base)))]
 
 
 def scout(job: Job) -> Scouted:
@@ -191,6 +195,10 @@ def encode(work: tuple[Job, Knowledge]) -> Block:
             dropped.append(Dropped(row.id, HELD_OUT, "came after the test set was frozen"))
             rest.add(row)
             continue
+        if split == "train" and not learns(row, job.version, worker.params, worker.continued):
+            dropped.append(Dropped(row.id, LEARNED, "by the version that is continued, and not drawn to be replayed"))
+            rest.add(row)
+            continue
         found = _judge(row, worker.params, knowledge)
         if found.findings:
             examined.append((found.row, found.findings))
@@ -205,6 +213,15 @@ def encode(work: tuple[Job, Knowledge]) -> Block:
         if rows and (fitting := _keep(job, split, rows, knowledge, dropped, rest)):
             kept[split] = fitting
     return Block(job.version, len(job.lines), kept, dropped, rest.profile(), Tally.of(examined), worker.tokenizer.tools)
+
+
+def learns(row: Row, version: int, params: PrepareParams, continued: Continued | None) -> bool:
+    """Whether a training row of data version `version` trains: every new one, and `replay` of those that the continued
+    version knows. Laws: more rows change no row's answer; another version to continue from draws anew."""
+    if continued is None or version > continued.data:
+        return True
+    key = f"{params.salt}\0replay\0{continued.data}\0{row.content_digest}".encode()
+    return _unit(key) < params.replay
 
 
 def _judge(row: Row, params: PrepareParams, knowledge: Knowledge) -> Examined:
@@ -235,7 +252,7 @@ def _keep(
     rows = [each.row for each in fitting]
     stops = np.concatenate([[0], np.cumsum(lengths[fits])])
     loss = flat.loss[tokens]
-    _write(file, rows, stops, flat.ids[tokens], loss, whole=split != "train")
+    _write(file, rows, job.version, stops, flat.ids[tokens], loss, whole=split != "train")
     profile = Accumulator()
     for row in rows:
         profile.add(row)
@@ -272,11 +289,15 @@ def _grams(file: Path) -> np.ndarray:
 def _point(salt: str, row: Row) -> float:
     """A hash in [0, 1), independent of the one that chose the split."""
     key = f"{salt}\0mix\0{row.id}\0{row.messages[-1].text}".encode()
+    return _unit(key)
+
+
+def _unit(key: bytes) -> float:
     return int.from_bytes(hashlib.sha256(key).digest()[:8], "big") / 2**64
 
 
 def _write(
-    file: Path, rows: Sequence[Row], stops: np.ndarray, ids: np.ndarray, loss: np.ndarray, *, whole: bool
+    file: Path, rows: Sequence[Row], version: int, stops: np.ndarray, ids: np.ndarray, loss: np.ndarray, *, whole: bool
 ) -> None:
     """One Arrow file of examples; training needs their tokens only."""
     columns: dict[str, Any] = {
@@ -284,6 +305,7 @@ def _write(
         "tags": pa.array([row.tags if whole else () for row in rows], pa.list_(pa.string())),
         "messages": pa.array([_messages(row) if whole else "" for row in rows], pa.string()),
         "tools": pa.array([json.dumps(row.tools, ensure_ascii=False) if whole else "" for row in rows], pa.string()),
+        "version": pa.array([version] * len(rows), pa.int32()),
         "ids": chatset.lists(stops, ids, pa.int32()),
         "loss": chatset.lists(stops, loss, pa.bool_()),
     }

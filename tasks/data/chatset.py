@@ -31,6 +31,7 @@ EXAMPLE = pa.schema(
         ("tags", pa.list_(pa.string())),
         ("messages", pa.string()),
         ("tools", pa.string()),
+        ("version", pa.int32()),
         ("ids", pa.list_(pa.int32())),
         ("loss", pa.list_(pa.bool_())),
     ]
@@ -66,12 +67,16 @@ class Segment:
 
 @dataclass(frozen=True)
 class Example:
-    """A row to be judged on; `messages` is the conversation and `tools` its functions, as JSON text."""
+    """A row to be judged on; `messages` is the conversation and `tools` its functions, as JSON text.
+
+    `version` is the number of the data version that brought it.
+    """
 
     id: str
     tags: list[str]
     messages: str
     tools: str
+    version: int
     ids: list[int]
     loss: list[bool]
 

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.core import digest
+from tasks.core.continued import Continued
 from tasks.core.errors import DataError
 from tasks.core.sections import PrepareParams
 from tasks.data import best_fit, blocks, chatset, mixing, splits
@@ -38,12 +39,14 @@ class Rows:
     """The rows of one split, in the corpus's order. Arrays have shape (rows,)."""
 
     kept: list[Kept] = field(default_factory=list[Kept])
+    versions: list[int] = field(default_factory=list[int])
     ids: list[Any] = field(default_factory=list[Any])
     names: dict[str, int] = field(default_factory=dict[str, int])
     sources: list[np.ndarray] = field(default_factory=list[np.ndarray])
     profile: Profile = field(default_factory=Profile)
 
-    def add(self, kept: Kept) -> None:
+    def add(self, kept: Kept, version: int) -> None:
+        self.versions.append(version)
         self.ids.append(pa.array(kept.ids, pa.string()))
         numbers = [self.names.setdefault(name, len(self.names)) for name in kept.sources]
         self.sources.append(np.array(numbers, dtype=np.int32))
@@ -76,6 +79,10 @@ class Rows:
         block, place = self.place(row)
         return self.ids[block][place].as_py()
 
+    def after(self, version: int) -> np.ndarray:
+        """Which rows came after a data version; shape (rows,)."""
+        return np.repeat(np.array(self.versions, dtype=np.int64) > version, [len(ids) for ids in self.ids])
+
     def masks(self, keep: np.ndarray) -> Iterator[tuple[Path, np.ndarray]]:
         for kept, start, end in zip(self.kept, self.starts, self.starts[1:], strict=False):
             yield kept.file, keep[start:end]
@@ -107,8 +114,8 @@ class Packed:
 class Gathering:
     """Takes in blocks, then settles which rows stay and how often, then writes."""
 
-    def __init__(self, params: PrepareParams, scratch: Path, index: Index | None) -> None:
-        self._params, self._scratch = params, scratch
+    def __init__(self, params: PrepareParams, scratch: Path, index: Index | None, continued: Continued | None) -> None:
+        self._params, self._scratch, self.continued = params, scratch, continued
         self._leaks = Leaks(index) if index is not None else None
         self.rows: dict[Split, Rows] = {name: Rows() for name in splits.NAMES}
         self.reasons, self.read = Counter[str](), 0
@@ -132,7 +139,7 @@ class Gathering:
             kept.signatures.tofile(self._signatures[split])
             if self._leaks is not None and kept.hits is not None:
                 self._leaks.add(kept.hits, len(self.rows[split]))
-            self.rows[split].add(kept)
+            self.rows[split].add(kept, block.version)
             seen = seen.merge(kept.profile)
         self.by_version[block.version] = seen
         for dropped in block.dropped:
@@ -241,6 +248,11 @@ class Gathering:
             raise DataError(
                 f"{misfits} of {self.read} rows do not fit the model, more than prepare.max_dropped="
                 f"{self._params.max_dropped}; the first is {self._misfit}. Raise prepare.max_length, or look at the data"
+            )
+        if self.continued is not None and not self.keep["train"][self.rows["train"].after(self.continued.data)].any():
+            raise DataError(
+                f"no row to train on arrived after data v{self.continued.data}, which {self.continued.reference} has "
+                "learned: bring new rows (tuneline data ingest), or set fetch.continue_from: null"
             )
         for name in ("train", "test"):
             if not self.keep[name].any():

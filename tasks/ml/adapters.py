@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from tasks.core.continued import FROZEN
 from tasks.core.sections import TrainParams
 from tasks.data import chatset
 from tasks.ml import attention, fused, loading, methods, prediction, sharding, training
@@ -46,6 +47,10 @@ def _train(params: TrainParams, *, chat: Path, base: Path, keeper: Checkpoints, 
     packs, valid = chatset.Packs(chat / "train"), chatset.read(chat / "valid.parquet")
     ahead = Ahead(training.steps_an_epoch(len(packs), params) * params.epochs, packs)
     tuned = method.attach(model, params, options, ahead)
+    if (base / FROZEN).is_dir():
+        from tasks.ml.lora import frozen
+
+        tuned = frozen.join(tuned, base / FROZEN)
     fused.fuse(model)
     predicted = prediction.settle(tuned, packs, params)
     if params.launch.sharded:

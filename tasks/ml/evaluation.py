@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core import events, manifest
+from tasks.core.continued import FROZEN, Continued
 from tasks.core.sections import EvaluateParams
 from tasks.core.standing import BESIDE, Standing
 from tasks.data import chatset
@@ -50,10 +51,30 @@ def run(params: EvaluateParams, *, target: str, chat: Path, base: Path, model: P
     return Report(rows, {
         "target": target, "rows": len(rows), "loss": mean, "perplexity": math.exp(min(mean, 700)),
         "metrics": {name: sum(row["metrics"][name] for row in rows) / len(rows) for name in params.metrics},
+        **_known(Continued.of(manifest.read(base)), examples, losses),
         "size_bytes": sum(entry.size for entry in manifest.read(model).files.values()),
         "load_seconds": load_seconds, "loss_seconds": loss_seconds, "generate_seconds": generate_seconds,
         "tokens_per_second": generated / generate_seconds, "peak_memory_bytes": training.peak_memory(),
     })  # fmt: skip
+
+
+def _known(
+    continued: Continued | None, examples: Sequence[Example], losses: Sequence[tuple[float, int]]
+) -> dict[str, float | None]:
+    """Mean losses on the rows that the continued version knew, and on those that are new to it: what was forgotten, and
+    what was learned. Nothing where no version is continued."""
+    if continued is None:
+        return {}
+    new = [example.version > continued.data for example in examples]
+    return {
+        name: _mean([loss for loss, is_new in zip(losses, new, strict=True) if is_new == wanted])
+        for name, wanted in (("loss_known", False), ("loss_new", True))
+    }
+
+
+def _mean(losses: Sequence[tuple[float, int]]) -> float | None:
+    total = sum(count for _, count in losses)
+    return sum(loss * count for loss, count in losses) / total if total else None
 
 
 def load(target: str, base: Path, model: Path) -> Runner:
@@ -64,7 +85,8 @@ def load(target: str, base: Path, model: Path) -> Runner:
     if target == "merged" and not Standing.of(sealed).merged:
         return _together(model, model / BESIDE, sealed.facts)
     if target in ("base", "merged"):
-        return Runner.of(loading.load(model, loading.compute_dtype("auto")))
+        plain = loading.load(model, loading.compute_dtype("auto"))
+        return loading.with_adapter(plain, model / FROZEN) if (model / FROZEN).is_dir() else Runner.of(plain)
     return export.load(target, model)
 
 
@@ -80,7 +102,7 @@ def _rows(
     values = {name: metrics.compute(name, texts, references) for name in names}
     return [
         {
-            "id": example.id, "tags": example.tags,
+            "id": example.id, "tags": example.tags, "version": example.version,
             "prompt": [{"role": message.role, "content": _words(message)} for message in example.conversation[:-1]],
             "reference": references[place], "prediction": texts[place],
             "loss": losses[place][0], "tokens": losses[place][1],

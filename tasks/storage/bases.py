@@ -53,7 +53,7 @@ def find(ref: str, revision: str | None) -> Base:
         return GgufBase(_pinned(_gguf_file(ref.removeprefix("gguf:")), revision))
     folder = _absolute(ref)
     check_folder(folder)
-    found = digest.of_value({name: entry.sha256 for name, entry in _kept(folder).items()}) if revision else None
+    found = content(folder) if revision else None
     if found != revision:
         raise ModelError(
             f"fetch.revision: {folder} has the digest {found}, not {revision}: pin the new one if it is right"
@@ -145,6 +145,11 @@ def copy(source: Path, into: Path) -> None:
     check_folder(source)
     for name in _kept(source):
         shutil.copyfile(source / name, into / name)
+
+
+def content(folder: Path) -> str:
+    """Digest of a base's files, whatever brought them: what an adapter stands on."""
+    return digest.of_value({name: entry.sha256 for name, entry in _kept(folder).items()})
 
 
 def _kept(folder: Path) -> Mapping[str, manifest.FileEntry]:

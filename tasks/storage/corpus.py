@@ -23,10 +23,8 @@ from tasks.core.manifest import FileEntry
 from tasks.storage import blobs
 from tasks.storage.landing import LandingFile
 from tasks.storage.model_version import Line, Number, Stored, number_in, parse
+from tasks.storage.registry import DEFAULT_REGISTRY
 from tasks.storage.store import Store
-
-DEFAULT_REGISTRY = "s3://tuneline/registry"
-
 
 COUNTS = ("seen", "accepted", "duplicate", "quarantined")
 """What is counted of each landing file's rows: the first is the sum of the others."""

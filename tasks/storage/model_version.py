@@ -30,6 +30,8 @@ from tasks.core.sections import Name
 Number = Annotated[int, Field(ge=1)]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
+LATEST = "latest"
+
 _NAME = TypeAdapter[str](Name)
 _NUMBER = re.compile(r"v([1-9][0-9]{0,8})")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -113,7 +115,7 @@ def _check_path(name: str, files: Mapping[str, FileEntry]) -> None:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a user calls a version: `NAME` (the newest) or `NAME@vN`. Law: `parse_reference(str(r)) == r`."""
+    """What a user calls a version: `NAME@vN`; `NAME` or `NAME@latest`, the newest. Law: `parse_reference(str(r)) == r`."""
 
     name: str
     number: int | None
@@ -123,10 +125,10 @@ class Reference:
 
 
 def parse_reference(text: str) -> Reference:
-    """Read `NAME` or `NAME@vN`; ParamsError for anything else."""
+    """Read `NAME`, `NAME@latest` or `NAME@vN`; ParamsError for anything else."""
     name, at, version = text.partition("@")
     number = _NUMBER.fullmatch(version)
-    if at and number is None:
+    if at and number is None and version != LATEST:
         raise ParamsError(f"{text!r} names no version: write NAME for the newest, or NAME@v3 for the third")
     return Reference(check_name(name), int(number[1]) if number else None)
 

@@ -33,9 +33,19 @@ from tasks.core.errors import (
 )
 from tasks.core.manifest import FileEntry
 from tasks.storage import blobs, destination
-from tasks.storage.model_version import LogEntry, Version, check_name, draft, is_name, number_in, parse
+from tasks.storage.model_version import (
+    LogEntry,
+    Version,
+    check_name,
+    draft,
+    is_name,
+    number_in,
+    parse,
+    parse_reference,
+)
 from tasks.storage.store import SMALL, Store
 
+DEFAULT_REGISTRY = "s3://tuneline/registry"
 FORMAT = 1
 FORMAT_KEY = "registry.json"
 STALE = timedelta(days=1)
@@ -66,6 +76,11 @@ class Registry:
     """
 
     store: Store
+
+    @classmethod
+    def open(cls, environ: Mapping[str, str]) -> Registry:
+        """The registry that `TUNELINE_REGISTRY` names."""
+        return cls(Store.open(environ.get("TUNELINE_REGISTRY", DEFAULT_REGISTRY), environ))
 
     def uri(self, version: Version) -> str:
         return self.store.at(_manifest(version.name, version.number))
@@ -103,6 +118,11 @@ class Registry:
         if sent.uploaded_bytes:
             self._clear(now)
         return Published(version, created, sent.uploaded_bytes, sent.reused_bytes)
+
+    def find(self, text: str) -> Version:
+        """The version that a reference names: NAME@vN, or NAME or NAME@latest for the newest. ParamsError: there is none."""
+        reference = parse_reference(text)
+        return self.read(reference.name, reference.number)
 
     def names(self) -> list[str]:
         """Every model that has versions; none in a store that no one has published to."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,14 @@ from tasks.quantize import quantize
 from tests import tiny
 
 WHY = "prefix tuning trains keys and values before the prompt, which no weight of the base can hold"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Two threads of a busy machine spin for each other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNELINE_THREADS", "1")
+        yield
 
 
 @pytest.fixture(scope="module")

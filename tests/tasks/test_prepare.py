@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -227,3 +228,67 @@ def test_a_template_of_the_params_replaces_the_model_s_own(tmp_path: Path, tiny_
     assert " STOP<|im_end|>" in ChatTokenizer(tmp_path / "base").spell(
         ChatTokenizer(tmp_path / "base").encode(row.messages).ids
     )
+
+
+def going_on(base: Path, out: Path, data: int) -> Path:
+    """The base as `fetch` leaves it where a version is continued that knows the data versions up to `data`."""
+    shutil.copytree(base, out)
+    sealed = manifest.read(base)
+    continues = {"reference": "desk@v1", "keep": "merged", "data": data}
+    manifest.seal(out, step="fetch", inputs={}, params=sealed.params, facts={**sealed.facts, "continues": continues})
+    return out
+
+
+def test_a_continued_version_learns_new_rows_and_a_share_of_the_known(tmp_path: Path, base: Path) -> None:
+    first, second = [say(n) for n in range(300)], [say(n) for n in range(300, 400)]
+    raw = corpus(tmp_path / "raw", first, second)
+    known = {value["id"] for value in first if trains(dict(value))}
+    new = {value["id"] for value in second if trains(dict(value))}
+    anew = run(raw, base, tmp_path / "anew")
+    assert set(trained(tmp_path / "anew")) == known | new and anew.facts["continues"] is None
+    on = going_on(base, tmp_path / "base", 1)
+    facts = run(raw, on, tmp_path / "on", replay=0.2).facts
+    rows = set(trained(tmp_path / "on"))
+    replayed = rows & known
+    assert rows == new | replayed and 0.1 < len(replayed) / len(known) < 0.3
+    assert facts["continues"] == {
+        "reference": "desk@v1", "data": 1, "new": len(new), "replayed": len(replayed), "learned": len(known - rows),
+    }  # fmt: skip
+    assert facts["rows"]["test"] == anew.facts["rows"]["test"] and facts["test_digest"] == anew.facts["test_digest"]
+    examples = chatset.read(tmp_path / "on" / "chat" / "test.parquet")
+    assert {row.version for row in examples} == {1, 2}
+    assert all((row.version == 2) == (int(row.id) >= 300) for row in examples)
+    card = datacard.read(tmp_path / "on" / "report")
+    assert card.continuing and (card.continuing.new, card.continuing.replayed) == (len(new), len(replayed))
+    assert card.accounting.learned == len(known - rows) and "learned before" not in card.accounting.dropped
+    for name in ("index.html", "README.md"):
+        text = (tmp_path / "on" / "report" / name).read_text()
+        assert f"{len(replayed)} replayed" in text or f"{len(replayed)} are replayed" in text
+        assert "learned before, by desk" in text
+
+
+def test_more_rows_move_no_replayed_one(tmp_path: Path, base: Path) -> None:
+    first, second = [say(n) for n in range(300)], [say(n) for n in range(300, 340)]
+    on = going_on(base, tmp_path / "base", 1)
+    run(corpus(tmp_path / "raw", first, second), on, tmp_path / "few")
+    run(corpus(tmp_path / "more", first, second, [say(n) for n in range(340, 400)]), on, tmp_path / "many")
+    known = {value["id"] for value in first}
+    assert set(trained(tmp_path / "few")) & known == set(trained(tmp_path / "many")) & known != set()
+    later = going_on(base, tmp_path / "later", 2)  # another version to go on from draws another share
+    run(corpus(tmp_path / "raw3", first, second, [say(n) for n in range(340, 400)]), later, tmp_path / "next")
+    assert set(trained(tmp_path / "next")) & known != set(trained(tmp_path / "many")) & known
+
+
+@pytest.mark.parametrize(("replay", "share"), [(0.0, 0.0), (1.0, 1.0)])
+def test_replay_goes_from_none_to_all(tmp_path: Path, base: Path, replay: float, share: float) -> None:
+    first, second = [say(n) for n in range(60)], [say(n) for n in range(60, 90)]
+    run(corpus(tmp_path / "raw", first, second), going_on(base, tmp_path / "base", 1), tmp_path / "on", replay=replay)
+    known = {value["id"] for value in first if trains(dict(value))}
+    assert len(set(trained(tmp_path / "on")) & known) == share * len(known)
+
+
+def test_nothing_new_is_refused(tmp_path: Path, base: Path) -> None:
+    raw = corpus(tmp_path / "raw", [say(n) for n in range(60)])
+    with pytest.raises(DataError, match=r"no row to train on arrived after data v1, which desk@v1 has learned"):
+        run(raw, going_on(base, tmp_path / "base", 1), tmp_path / "on", replay=1.0)
+    assert not (tmp_path / "on" / "chat").exists()

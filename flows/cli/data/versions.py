@@ -17,11 +17,10 @@ from tasks.core.errors import ParamsError
 from tasks.data import shards
 from tasks.data.drift import drift
 from tasks.data.profile import Profile
-from tasks.publish import registry
 from tasks.storage import checkout
 from tasks.storage.corpus import COUNTS, Corpus, DataVersion, fresh
 from tasks.storage.landing import place
-from tasks.storage.model_version import parse_reference
+from tasks.storage.registry import Registry
 from tasks.storage.versions import scratch
 
 
@@ -155,8 +154,7 @@ def _data_of(reference: str) -> str:
     """The data version that is meant: by its own name, or by a model that was trained on it."""
     if reference == "latest" or re.fullmatch(r"v\d+", reference):
         return reference
-    asked = parse_reference(reference)
-    version = registry(os.environ).read(asked.name, asked.number)
+    version = Registry.open(os.environ).find(reference)
     data: Any = version.record["data"]
     if not data.get("version"):
         raise ParamsError(

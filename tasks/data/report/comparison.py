@@ -85,6 +85,11 @@ QUALITY = {
     "loss": Column(key="loss", label="Loss", better="lower"),
     "perplexity": Column(key="perplexity", label="Perplexity", better="lower"),
 }
+KNOWN = {
+    "loss_known": Column(key="loss_known", label="Loss, known rows", better="lower"),
+    "loss_new": Column(key="loss_new", label="Loss, new rows", better="lower"),
+}
+"""Where a version is continued: what was forgotten, and what was learned."""
 COST = {
     "size_bytes": Column(key="size_bytes", label="Size", unit="bytes", better="lower"),
     "generate_seconds": Column(key="generate_seconds", label="Generation", unit="s", better="lower"),
@@ -98,7 +103,7 @@ def compare(evaluations: Sequence[Evaluation]) -> Comparison:
 
     An adapter serves nobody without its base, so its size is that of both.
     """
-    columns = (*_metric_columns(evaluations), *QUALITY.values(), *COST.values())
+    columns = (*_metric_columns(evaluations), *QUALITY.values(), *_known_columns(evaluations), *COST.values())
     values = [_values(evaluation, columns) for evaluation in evaluations]
     for evaluation, own in zip(evaluations, values, strict=True):
         if evaluation.target == "adapter":
@@ -123,9 +128,14 @@ def _metric_columns(evaluations: Sequence[Evaluation]) -> list[Column]:
     return known + [Column(key=name, label=name.replace("_", " ")) for name in sorted(names - METRICS.keys())]
 
 
+def _known_columns(evaluations: Sequence[Evaluation]) -> list[Column]:
+    measured = [each.measured.model_dump(include={*KNOWN}) for each in evaluations]
+    return [column for name, column in KNOWN.items() if any(values[name] is not None for values in measured)]
+
+
 def _values(evaluation: Evaluation, columns: Sequence[Column]) -> dict[str, Number | None]:
     measured = evaluation.measured
-    every: dict[str, Number | None] = {**measured.metrics, **measured.model_dump(include={*QUALITY, *COST})}
+    every: dict[str, Number | None] = {**measured.metrics, **measured.model_dump(include={*QUALITY, *KNOWN, *COST})}
     return {column.key: every.get(column.key) for column in columns}
 
 

@@ -21,6 +21,7 @@ from tasks.data.report.datafacts import (
     Arrival,
     Change,
     Composition,
+    Continuing,
     FrozenTest,
     Identity,
     Lengths,
@@ -55,6 +56,7 @@ class DataCard(Value):
     identity: Identity
     parent: Parent | None = None
     accounting: Accounting
+    continuing: Continuing | None = None
     arrivals: tuple[Arrival, ...] = ()
     change: Change | None = None
     composition: Composition = Composition()
@@ -123,6 +125,8 @@ def _headlines(card: DataCard) -> Iterator[Headline]:
     yield Headline(
         "Trained on", _large(train.rows), f"rows, {_share(train.rows, accounting.read)}", f"{train.groups:,} prompts"
     )
+    if of := card.continuing:
+        yield Headline("New", _large(of.new), f"rows, beside {of.replayed:,} replayed", f"to {of.reference}")
     yield Headline(
         "Tokens with loss", _large(train.loss_tokens), f"{_share(train.loss_tokens, train.tokens)} of the training tokens",
         f"{train.tokens:,} in all",
@@ -150,6 +154,8 @@ def _since(parent: Parent) -> str:
 def _law(accounting: Accounting) -> str:
     parts = [f"{split.rows:,} {split.name}" for split in accounting.splits]
     parts += [f"{sum(accounting.dropped.values()):,} dropped", f"{accounting.held_out:,} held out"]
+    if accounting.learned:
+        parts.append(f"{accounting.learned:,} learned before")
     return f"{accounting.read:,} read = {' + '.join(parts)}"
 
 

@@ -48,16 +48,18 @@ class Split(Value):
 
 
 class Accounting(Value):
-    """What became of every row. Law: read = the splits' rows + dropped + held out."""
+    """What became of every row. Law: read = the splits' rows + dropped + held out + learned before."""
 
     read: Count
     splits: tuple[Split, ...]
     dropped: dict[str, Count] = Field(default_factory=dict[str, int])
     held_out: Count = 0
+    learned: Count = 0
+    """By the version that is continued, and not replayed."""
 
     @model_validator(mode="after")
     def _loses_none(self) -> Self:
-        found = sum(split.rows for split in self.splits) + sum(self.dropped.values()) + self.held_out
+        found = sum(split.rows for split in self.splits) + sum(self.dropped.values()) + self.held_out + self.learned
         if found != self.read:
             raise ValueError(f"{self.read:,} rows were read, but {found:,} are accounted for")
         return self
@@ -66,6 +68,16 @@ class Accounting(Value):
         """The split of that name; an empty one where it has no rows."""
         empty = Split(name=name, rows=0, tokens=0, loss_tokens=0, groups=0)
         return next((split for split in self.splits if split.name == name), empty)
+
+
+class Continuing(Value):
+    """The version that training goes on from, which knows the rows up to data version `data`; of the training rows, how
+    many are new to it and how many it sees again."""
+
+    reference: str
+    data: Count
+    new: Count
+    replayed: Count
 
 
 class Arrival(Value):

@@ -48,6 +48,9 @@ class Measured(Value):
     """Without it there was nothing to judge, and `note` says why."""
     note: str | None = None
     loss: Figure = None
+    loss_known: Figure = None
+    """On the rows that the continued version knew; `loss_new` on the others."""
+    loss_new: Figure = None
     perplexity: Figure = None
     metrics: dict[Name, Figure] = Field(default_factory=dict[Name, Figure])
     size_bytes: int | None = None

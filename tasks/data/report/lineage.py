@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 from pydantic import Field, ValidationError
 
 from tasks.core import manifest
+from tasks.core.continued import Continued
 from tasks.core.errors import DataError
 from tasks.core.manifest import Manifest
 from tasks.core.standing import Standing
@@ -33,6 +34,7 @@ class BaseFacts(Value):
     revision: str | None = None
     architecture: str | None = None
     parameters: int | None = None
+    continues: Continued | None = None
 
     @property
     def name(self) -> str:

@@ -28,7 +28,7 @@ def fate(accounting: Accounting) -> Picture | None:
     """Where the rows went."""
     ends = {split.name: split.rows for split in accounting.splits}
     ends |= {f"dropped: {reason}": rows for reason, rows in ranked(accounting.dropped)}
-    ends |= {"held out": accounting.held_out}
+    ends |= {"held out": accounting.held_out, "learned before": accounting.learned}
     rows = [(name, count) for name, count in ends.items() if count]
     if not rows:
         return None

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tasks.core.errors import ModelError
+from tasks.ml.lora import plain
 from tasks.ml.updates import Update, Updates
 
 PREFIX = "base_model.model."
@@ -23,11 +24,6 @@ PARTS = (
     "token_adapter.trainable_tokens_delta", "trainable_tokens_delta",
 )  # fmt: skip
 """What may stand behind a layer's name; any other name is that of a whole tensor."""
-ELSEWHERE = (
-    "alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "monteclora_config", "target_parameters",
-    "use_bdlora", "use_qalora", "velora_config",
-)  # fmt: skip
-"""Variants of LoRA that are left to PEFT."""
 STARTS = ("gaussian", "eva", "orthogonal")
 """Ways to begin that leave the base as it was; others also change it, and PEFT has to repeat them."""
 EPSILON = 1e-5
@@ -59,7 +55,7 @@ def _is_kin(config: Mapping[str, Any]) -> bool:
     if config["peft_type"] not in ("LORA", "ADALORA"):
         return config["peft_type"] == "TRAINABLE_TOKENS"
     start = config["init_lora_weights"]
-    return (start in STARTS or not isinstance(start, str)) and not any(config.get(name) for name in ELSEWHERE)
+    return (start in STARTS or not isinstance(start, str)) and not any(config.get(name) for name in plain.VARIANTS)
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -83,24 +79,24 @@ def _layer(
             a, b, m = parts["lora_A.weight"], parts["lora_B.weight"], parts.get("lora_magnitude_vector")
             yield (
                 f"{layer}.weight",
-                Update(partial(_add, layer, a, b, m, _scale(config, layer, len(a)), _turned(config))),
+                Update(partial(_add, layer, a, b, m, scale(config, layer, len(a)), _turned(config))),
             )
         case ["lora_A.weight", "lora_B.bias", "lora_B.weight"]:
             a, b, bias = parts["lora_A.weight"], parts["lora_B.weight"], parts["lora_B.bias"]
-            scale = _scale(config, layer, len(a))
-            yield f"{layer}.weight", Update(partial(_add, layer, a, b, None, scale, _turned(config)))
-            yield f"{layer}.bias", Update(lambda before: before + scale * bias.float())
+            times = scale(config, layer, len(a))
+            yield f"{layer}.weight", Update(partial(_add, layer, a, b, None, times, _turned(config)))
+            yield f"{layer}.bias", Update(lambda before: before + times * bias.float())
         case ["lora_A", "lora_B", "lora_E"]:
             a, b = parts["lora_A"].float() * parts["lora_E"].float(), parts["lora_B"]
-            scale = (config["lora_alpha"] or config["init_r"]) / (config["init_r"] + EPSILON)
-            yield f"{layer}.weight", Update(partial(_add, layer, a, b, None, scale, _turned(config)))
+            times = (config["lora_alpha"] or config["init_r"]) / (config["init_r"] + EPSILON)
+            yield f"{layer}.weight", Update(partial(_add, layer, a, b, None, times, _turned(config)))
         case [("token_adapter.trainable_tokens_delta" | "trainable_tokens_delta") as part]:
             yield f"{layer}.weight", Update(partial(_set_rows, layer, _tokens(config, adapter, layer), parts[part]))
         case _:
             raise ModelError(f"{adapter}: the adapter of {layer} is missing a half (it has {', '.join(sorted(parts))})")
 
 
-def _scale(config: Mapping[str, Any], layer: str, rank: int) -> float:
+def scale(config: Mapping[str, Any], layer: str, rank: int) -> float:
     """alpha / r, or alpha / sqrt(r) (rsLoRA, arXiv 2312.03732), alpha by the first pattern that fits the layer's name."""
     fitting = (alpha for key, alpha in (config["alpha_pattern"] or {}).items() if re.match(rf"(.*\.)?({key})$", layer))
     alpha = next(fitting, config["lora_alpha"])
