@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tasks.core import digest, layout, manifest
+from tasks.core import digest, disk, layout, manifest
 from tasks.core.manifest import Manifest
 from tasks.core.sections import TrainParams
 from tasks.core.step import main
@@ -39,8 +39,10 @@ def fit(params: TrainParams, *, chat: Path, base: Path, out: Path, report: Path)
     inputs = {"chat": manifest.verify(chat).digest, "base": manifest.verify(base).digest}
     values = params.model_dump(mode="json")
     key = digest.of_value({"step": "train", "params": _of_the_result(params), "inputs": inputs})
+    checkpoints = layout.checkpoints(key)
+    disk.check_writable(out, report, checkpoints)
     seconds = float(os.environ.get("TUNELINE_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS))
-    outcome = adapters.train(params, chat=chat, base=base, checkpoints=layout.checkpoints(key), seconds=seconds)
+    outcome = adapters.train(params, chat=chat, base=base, checkpoints=checkpoints, seconds=seconds)
     if not outcome.is_first:
         return
     with manifest.staged(report) as folder:

@@ -17,8 +17,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tasks.core import events, manifest
-from tasks.core.errors import IntegrityError
+from tasks.core import disk, events, manifest
+from tasks.core.errors import IntegrityError, ResourceError, from_os_error
 from tasks.ml import loading
 
 KEPT = 2
@@ -52,7 +52,20 @@ class Checkpoints:
         return time.monotonic() - self._last >= self._seconds
 
     def save(self, state: State) -> None:
-        """Law: after a kill during a save the checkpoint before is still there and whole."""
+        """Law: after a kill during a save the checkpoint before is still there and whole.
+
+        Where the disk takes none, that one stays, a warning says so, and the training goes on.
+        """
+        self._last = time.monotonic()
+        try:
+            self._write(state)
+        except OSError as error:
+            events.warning(f"no checkpoint of step {state.step}: {from_os_error(error, 'it could not be written')}")
+            return
+        for old in self._found()[:-KEPT]:
+            shutil.rmtree(old)
+
+    def _write(self, state: State) -> None:
         with manifest.staged(self._folder / f"step-{state.step:08}") as partial:
             with loading.writing(partial):
                 save_file(
@@ -60,9 +73,23 @@ class Checkpoints:
                 )
             (partial / "state.json").write_text(json.dumps(state.values), encoding="utf-8")
             manifest.seal(partial, step="train", inputs={}, params={}, facts={"step": state.step})
-        self._last = time.monotonic()
-        for old in self._found()[:-KEPT]:
-            shutil.rmtree(old)
+
+    def check_room(self, *, adapter: int, checkpoint: int) -> None:
+        """Before the first step: bytes of what is written in the end, and of one checkpoint on the way there.
+
+        ResourceError: the disk will not even hold the adapter. Of too little for checkpoints a warning tells.
+        """
+        free = disk.free(self._folder)
+        if free < adapter:
+            raise ResourceError(
+                f"{self._folder}: the trained adapter takes {adapter / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free: "
+                "free some space, then run the same command again"
+            )
+        if free < (KEPT + 1) * checkpoint:
+            events.warning(
+                f"{self._folder}: {free / 1e6:.0f} MB are free, and checkpoints take up to {(KEPT + 1) * checkpoint / 1e6:.0f} "
+                "MB: what does not fit is left out, and a killed training starts from further back"
+            )
 
     def newest(self) -> State | None:
         """The newest whole checkpoint; a damaged one is named, passed over and removed."""

@@ -6,6 +6,7 @@ import ctypes
 import json
 import logging
 import os
+import re
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -16,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from tasks.core.errors import DISK_FULL, ModelError, ResourceError
+from tasks.core.errors import ModelError
 
 if TYPE_CHECKING:
     from tasks.ml.tuned import Runner
@@ -145,13 +146,14 @@ def _take_scales(layer: Any) -> None:
 
 @contextmanager
 def writing(folder: Path) -> Generator[None]:
-    """Safetensors wraps the operating system's refusals in an error of its own. ResourceError: the disk is full."""
+    """Safetensors wraps the operating system's refusals in an error of its own. OSError: what it was."""
     try:
         yield
     except SafetensorError as error:
-        if "os error 28" not in str(error):
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
             raise
-        raise ResourceError(f"{folder}: {DISK_FULL}") from None
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from None
 
 
 def forget_path(model: Any) -> None:

@@ -28,7 +28,7 @@ class Masters:
         self._masters: dict[str, Tensor] = {}
         self._touched: set[str] = set()
         self._optimizers: list[torch.optim.Optimizer] = []
-        self._tables = _tables(tuned.runner.model)
+        self._tables = tables(tuned.runner.model)
         if not self._all:
             raise ModelError("the method left nothing to train: check train.method and train.targets")
 
@@ -137,7 +137,7 @@ def _master(value: nn.Parameter) -> Tensor:
     return value if value.dtype == torch.float32 else value.detach().float().clone()
 
 
-def _tables(model: PreTrainedModel) -> frozenset[str]:
+def tables(model: PreTrainedModel) -> frozenset[str]:
     """Names of embeddings' and the head's own parameters: matrices by shape, but their rows are looked up one by one."""
     head = model.get_output_embeddings()
     found = {

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tasks.core import events
+from tasks.core.sections import Launch
 from tasks.data.chatset import Tokens
 
 
@@ -23,8 +24,8 @@ def is_exhausted(error: BaseException) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in said or "bad_alloc" in said
 
 
-def smaller(micro_tokens: int, batch: Sequence[Tokens], model: Any) -> int:
-    """Half of what a forward pass took; when that is one row, activations are computed again instead of kept.
+def smaller(micro_tokens: int, batch: Sequence[Tokens], model: Any, launch: Launch) -> int:
+    """Half of what a forward pass took; when that is one row, activations are computed again, unless the params forbid it.
 
     MemoryError: even that does not fit.
     """
@@ -33,8 +34,8 @@ def smaller(micro_tokens: int, batch: Sequence[Tokens], model: Any) -> int:
     if taken > longest:
         events.warning(f"out of memory: from here on {taken // 2} tokens a forward pass instead of {taken}")
         return taken // 2
-    if model.is_gradient_checkpointing:
-        raise MemoryError
+    if model.is_gradient_checkpointing or launch.recompute == "never":
+        raise MemoryError(f"with one row of {longest} tokens a forward pass")
     events.warning("out of memory with one row: from here on activations are computed again in the backward pass")
     recompute(model)
     return micro_tokens

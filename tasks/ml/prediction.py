@@ -18,10 +18,11 @@ from tasks.core import events
 from tasks.core.errors import ParamsError
 from tasks.core.sections import TrainParams
 from tasks.data.chatset import Packs, Tokens
-from tasks.ml import blocks, memory, optimizers, packing
+from tasks.ml import blocks, masters, memory, optimizers, packing
 from tasks.ml.live import Peak, peak
 from tasks.ml.packing import Pack
 from tasks.ml.tuned import Runner, Tuned
+from tasks.ml.world import ALONE, World
 
 MARGIN = 1.1
 """Allocators and kernels take a little more than tensors."""
@@ -50,10 +51,10 @@ class Memory:
         return sum(asdict(self).values())
 
 
-def settle(tuned: Tuned, train: Packs, params: TrainParams) -> int:
+def settle(tuned: Tuned, train: Packs, params: TrainParams, world: World = ALONE) -> Memory:
     """Say what the training will take, and let activations be computed again where the params or the memory ask for it.
 
-    Returns the predicted peak in bytes. Nothing is changed but that.
+    Nothing is changed but that. Several processes decide alike: where one lacks memory, all compute again.
     """
     model: Any = tuned.runner.model
     pack = largest(train, params, share=tuned.runner.shares and not params.batch.neftune)
@@ -63,26 +64,26 @@ def settle(tuned: Tuned, train: Packs, params: TrainParams) -> int:
     if params.launch.recompute == "always":
         memory.recompute(model)
     found = of(tuned, pack, params, before)
-    if params.launch.recompute == "auto" and found.total > room:
+    if params.launch.recompute == "auto" and world.any(found.total > room) == [True]:
         events.note(
-            f"{_gb(found.total)} would not fit into {_gb(room)}: activations are computed again in the backward pass"
+            f"{gb(found.total)} would not fit into {gb(room)}: activations are computed again in the backward pass"
         )
         memory.recompute(model)
         found = of(tuned, pack, params, before)
-    events.note(f"predicted memory: {_gb(found.total)} ({tell(found)})")
+    events.note(f"predicted memory: {gb(found.total)} ({tell(found)})")
     if found.total > room:
         events.warning(
-            f"the training may need {_gb(found.total)}, and {_gb(room)} are there: if it ends for want of memory, "
+            f"the training may need {gb(found.total)}, and {gb(room)} are there: if it ends for want of memory, "
             f"lower train.batch.micro_tokens (now {params.batch.micro_tokens})"
         )
-    return found.total
+    return found
 
 
 def tell(found: Memory) -> str:
-    return ", ".join(f"{name} {_gb(size)}" for name, size in asdict(found).items() if size >= 5e6)
+    return ", ".join(f"{name} {gb(size)}" for name, size in asdict(found).items() if size >= 5e6)
 
 
-def _gb(size: float) -> str:
+def gb(size: float) -> str:
     return f"{size / 1e9:.2f} GB"
 
 
@@ -99,12 +100,11 @@ def of(tuned: Tuned, pack: Pack, params: TrainParams, before: int) -> Memory:
         active = step(tuned.runner, pack)
         shapes = {name: value.shape for name, value in trained.items()}
         sizes = sum(value.numel() for value in trained.values())
-        masters = 4 * sum(value.numel() for value in trained.values() if value.dtype != torch.float32)
+        copies = 4 * sum(value.numel() for value in trained.values() if value.dtype != torch.float32)
         best = 4 * sizes if params.validation.keep == "best" else 0
-        weights = held_weights(tuned.runner.model)
-        tables = frozenset([*blocks.embeddings(tuned.runner.model), *blocks.head(tuned.runner.model)])
+        weights, tables = held_weights(tuned.runner.model), masters.tables(tuned.runner.model)
         return Memory(
-            max(0, before - weights), weights, masters, 4 * sizes,
+            max(0, before - weights), weights, copies, 4 * sizes,
             optimizers.size(params.optimizer, shapes, tables), best, int(active.total - active.logits), int(active.logits),
         )  # fmt: skip
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import math
 import resource
-import signal
 import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -21,7 +19,7 @@ from tasks.core import events
 from tasks.core.errors import DataError, ModelError, ParamsError
 from tasks.core.sections import Optimizer, TrainParams
 from tasks.data.chatset import Reading, Tokens
-from tasks.ml import memory, packing
+from tasks.ml import memory, packing, stopping
 from tasks.ml.checkpoints import Checkpoints, State, part
 from tasks.ml.history import Record, Result, Validation
 from tasks.ml.masters import Masters
@@ -44,7 +42,7 @@ def fit(
 
     `train` are packs of rows, each read when its step comes. With `validation.keep: best` the weights end as they
     were at the lowest loss on `valid`.
-    SIGTERM: a checkpoint, then SystemExit(143).
+    SIGTERM or Ctrl-C: a checkpoint, then SystemExit(143 or 130); a second one ends it at once.
     DataError: a batch gave a loss that is not finite; it names the rows. ModelError: nothing moved.
     """
     if params.validation.patience is not None and not valid:
@@ -60,17 +58,17 @@ def fit(
         run.restore(state)
     else:
         run.validate(valid)
-    with _terminated() as stop:
+    with stopping.listening() as stop:
         while not run.ended:
             run.step(_batch(train, run.done + 1, run.per_epoch, params))
             if run.done % run.every == 0 or run.done == run.steps:
                 run.validate(valid)
             run.tell()
-            stopping, due = world.any(stop.is_set, world.is_first and checkpoints.due())
-            if not run.ended and (stopping or due):
+            ending, due = world.any(stop.is_set, world.is_first and checkpoints.due())
+            if not run.ended and (ending or due):
                 _save(run.state(), checkpoints, world)
-            if stopping:
-                raise SystemExit(128 + signal.SIGTERM)
+            if ending:
+                raise SystemExit(128 + stop.signal)
     world.check_equal(list(run.fingerprints().values()), "the weights at the end")
     run.finish()
     _check_moved(start, run.fingerprints())
@@ -138,13 +136,13 @@ class _Run:
                 if not memory.is_exhausted(error):
                     raise
                 if self.params.launch.sharded:  # the others wait for this one's part of the layers: none can go back
-                    raise MemoryError from None
+                    raise MemoryError("in one of several processes that share the model's layers") from None
                 exhausted = True
             if self.world.any(exhausted) == [False]:
                 return self._sum(*sums)
             self._masters.zero()
             memory.set_random_state(random)
-            self._micro_tokens = memory.smaller(self._micro_tokens, batch, self.tuned.runner.model)
+            self._micro_tokens = memory.smaller(self._micro_tokens, batch, self.tuned.runner.model, self.params.launch)
 
     def _accumulate(self, batch: Sequence[Tokens]) -> tuple[float, int]:
         """Those of this process's share."""
@@ -289,22 +287,3 @@ def peak_memory() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-class _Stop:
-    is_set = False
-
-
-@contextmanager
-def _terminated() -> Generator[_Stop]:
-    """SIGTERM only sets a flag here, so that the step under way ends and a checkpoint is written."""
-    stop = _Stop()
-
-    def remember(*_: object) -> None:
-        stop.is_set = True
-
-    previous = signal.signal(signal.SIGTERM, remember)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Generator
@@ -31,8 +32,8 @@ def small_disk(tmp_path: Path) -> Generator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def step(folder: Path, name: str, *flags: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TUNELINE_THREADS": "1"}
+def step(folder: Path, name: str, *flags: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TUNELINE_THREADS": "1", **settings}
     return subprocess.run(
         [sys.executable, "-m", f"tasks.{name}", *flags], cwd=folder, env=environment, capture_output=True, text=True
     )
@@ -71,6 +72,70 @@ def test_a_full_disk_is_one_message(small_disk: Path, tmp_path: Path, big_base: 
         assert list(small_disk.iterdir()) == []
         failed += 1
     assert failed == 2
+
+
+TRAIN = ("--chat", "chat", "--base", "base", "--report", "report")
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
+    """A workspace before its training."""
+    folder = tmp_path_factory.mktemp("ready")
+    prepared(folder, tiny_base)
+    return folder
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, ready: Path) -> Path:
+    """A copy of one of its own."""
+    return Path(shutil.copytree(ready, tmp_path / "work"))
+
+
+def train(folder: Path, work: Path, out: str = "adapter") -> subprocess.CompletedProcess[str]:
+    """With a checkpoint after every step."""
+    return step(folder, "train", *TRAIN, "--out", out, TUNELINE_WORK=str(work), TUNELINE_CHECKPOINT_SECONDS="0")
+
+
+def fill(disk: Path, left: int) -> None:
+    (disk / "other").write_bytes(bytes(shutil.disk_usage(disk).free - left))
+
+
+def test_a_training_goes_on_where_its_checkpoints_have_no_room(small_disk: Path, workspace: Path) -> None:
+    fill(small_disk, 32 << 10)
+    done = train(workspace, small_disk)
+    assert done.returncode == 0, done.stderr
+    assert "0 MB are free, and checkpoints take up to" in done.stderr
+    assert "no checkpoint of step 1: it could not be written" in done.stderr and "the disk is full" in done.stderr
+    manifest.verify(workspace / "adapter")
+    assert not list(small_disk.glob("checkpoints/*/step-*"))
+
+
+def test_a_training_that_could_not_be_saved_is_not_begun(small_disk: Path, workspace: Path) -> None:
+    fill(small_disk, 4 << 10)
+    full = train(workspace, small_disk)
+    (small_disk / "other").unlink()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    locked = train(workspace, workspace, f"{small_disk}/adapter")
+    for done, says in ((full, "the trained adapter takes"), (locked, f"{small_disk} is read-only for this user")):
+        assert done.returncode == 6 and says in done.stderr.splitlines()[-1]
+        assert "train 1/" not in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_interrupted_training_leaves_a_checkpoint(workspace: Path, tiny_base: Path) -> None:
+    """Ctrl-C in a terminal: nothing that was learned is lost, and the code is a shell's own."""
+    values = tiny.params(tiny_base)
+    (workspace / "params.yaml").write_text(yaml.safe_dump({**values, "train": {**values["train"], "epochs": 500}}))
+    command = [sys.executable, "-m", "tasks.train", *TRAIN, "--out", "adapter"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TUNELINE_THREADS": "1", "TUNELINE_WORK": str(workspace)}
+    with subprocess.Popen(command, cwd=workspace, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("train "):
+                process.send_signal(signal.SIGINT)
+                break
+        process.stderr.read()
+        assert process.wait() == 130
+    assert len(list(workspace.glob("checkpoints/*/step-*"))) == 1 and not (workspace / "adapter").exists()
 
 
 def test_an_altered_input_is_never_used(tmp_path: Path, tiny_base: Path) -> None:
