@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from tasks.core.sections import Batch, Launch, Optimizer, TrainParams, Validation
@@ -48,5 +49,39 @@ RESTS: frozenset[str] = frozenset()
 """Methods of which some trainable tensors may stand still in four steps."""
 
 
-def params(method: str) -> TrainParams:
-    return PARAMS.model_copy(update={"method": method, **CASES.get(method, {})})
+def params(method: str, base: Path | None = None) -> TrainParams:
+    """`base` is the folder of the tiny base, for methods that are given finished adapters of it."""
+    return PARAMS.model_copy(update={"method": method, **CASES.get(method, {}), **_given(method, base)})
+
+
+def options(method: str, base: Path) -> dict[str, Any]:
+    return params(method, base).options
+
+
+def _given(method: str, base: Path | None) -> dict[str, Any]:
+    return {"options": {"adapters": experts(base)}} if method == "xlora" and base else {}
+
+
+def experts(base: Path) -> dict[str, str]:
+    """Two plain LoRAs of the base, of unlike ranks and layers, made once and kept beside it."""
+    import torch
+
+    from tasks.ml import loading, methods, targets
+    from tasks.ml.tuned import Ahead
+
+    folders = {name: base.with_name(f"{base.name}-{name}") for name in ("billing", "tech")}
+    for number, folder in enumerate(folders.values()):
+        if folder.exists():
+            continue
+        model = loading.load(base, torch.float32).requires_grad_(False)
+        layers = list(targets.linear(model))
+        wanted = PARAMS.model_copy(update={"rank": 4 - number, "targets": tuple(layers[number:])})
+        method, options = methods.find(wanted)
+        torch.manual_seed(number)
+        tuned = method.attach(model, wanted, options, Ahead(4, ()))
+        with torch.no_grad():
+            for value in tuned.trainable().values():
+                value.copy_(torch.randn_like(value) * 0.2)
+        folder.mkdir()
+        tuned.save(folder)
+    return {name: str(folder) for name, folder in folders.items()}

@@ -17,11 +17,16 @@ def keep(base: Path, adapter: Path, into: Path) -> None:
 
 
 def carry(adapter: Path, into: Path) -> None:
+    """With the folders in it: an adapter may have parts."""
     (into / BESIDE).mkdir()
     _link(adapter, into / BESIDE)
+    for folder in sorted(path for path in adapter.rglob("*") if path.is_dir()):
+        (into / BESIDE / folder.relative_to(adapter)).mkdir()
+        _link(folder, into / BESIDE / folder.relative_to(adapter))
 
 
 def _link(source: Path, target: Path) -> None:
+    """The folder's own files, but not the manifest: the output has one of its own."""
     for file in sorted(source.iterdir()):
         if file.name == manifest.NAME or not file.is_file():
             continue

@@ -5,8 +5,10 @@
     format   1
     kind     "weights": the tensors stand in place of the base's own, whole
              "modules": the tensors belong to modules that the method's `reload` puts into the base
+             "parts": no tensors here, but two adapters of PEFT's in folders of their own (tasks/ml/hybrid.py)
     method   a file under tasks/ml/methods/
-    options  that method's `train.options`, complete and resolved: with the base, all that rebuilding takes
+    options  that method's `train.options`, complete and resolved: with the base, all that rebuilding takes; a path
+             is of a folder inside the adapter's own (validated with that as the context)
     base     architecture, layers, hidden, vocabulary, and `shapes`: a digest of its tensors' names and shapes
 
 `adapter_model.safetensors`, finite, in the dtype that was trained in:
@@ -41,7 +43,7 @@ from tasks.ml.tuned import Runner
 FORMAT = 1
 CONFIG, TENSORS = "tuneline_adapter.json", "adapter_model.safetensors"
 LARGEST_CONFIG = 1 << 20
-Kind = Literal["weights", "modules"]
+Kind = Literal["weights", "modules", "parts"]
 
 
 class Base(Section):
@@ -82,11 +84,22 @@ def base(model: PreTrainedModel) -> Base:
     )  # fmt: skip
 
 
+def describer(model: PreTrainedModel, kind: Kind, method: str, options: Section) -> Callable[[Path], None]:
+    """What writes the adapter's description later; the base is described now, while it is untouched."""
+    described = Described(kind=kind, method=method, options=options.model_dump(mode="json"), base=base(model))
+
+    def describe(folder: Path) -> None:
+        text = json.dumps(described.model_dump(mode="json"), indent=2, sort_keys=True)
+        (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+    return describe
+
+
 def saver(
     model: PreTrainedModel, kind: Kind, method: str, options: Section
 ) -> Callable[[Path, Mapping[str, Tensor]], None]:
-    """What writes the adapter's folder later; the base is described now, while it is untouched."""
-    described = Described(kind=kind, method=method, options=options.model_dump(mode="json"), base=base(model))
+    """What writes the adapter's folder later."""
+    describe = describer(model, kind, method, options)
 
     def save(folder: Path, tensors: Mapping[str, Tensor]) -> None:
         """ModelError: something is not finite."""
@@ -94,8 +107,7 @@ def saver(
         with loading.writing(folder):
             plain = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
             save_file(plain, folder / TENSORS, metadata={"format": "pt"})
-        text = json.dumps(described.model_dump(mode="json"), indent=2, sort_keys=True)
-        (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+        describe(folder)
 
     return save
 
@@ -104,6 +116,10 @@ def load(model: PreTrainedModel, folder: Path) -> Runner:
     """The model with the adapter on it, in evaluation mode. ModelError: damaged, foreign, or made for another base."""
     described = read(folder)
     _check_base(described.base, base(model), folder, packed=stored.method(model) is not None)
+    if described.kind == "parts":
+        from tasks.ml import hybrid
+
+        return hybrid.load(model, folder)
     found = tensors(folder)
     if described.kind == "weights":
         _fill({name: value for name, value in model.named_parameters() if name in found}, found, folder)
@@ -144,7 +160,7 @@ def _method(described: Described, folder: Path) -> tuple[Rebuilt, Any]:
     if not hasattr(found, "reload"):  # the door: a name from a file
         raise ModelError(f"{folder / CONFIG}: no method {method!r:.80} puts modules into a model: update tuneline")
     try:
-        return found, found.Options.model_validate(described.options)
+        return found, found.Options.model_validate(described.options, context=folder)
     except ValidationError as error:
         raise ModelError(f"{folder / CONFIG}: {'; '.join(complaints(error, found.Options, 'options')):.400}") from None
 

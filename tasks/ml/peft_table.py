@@ -100,6 +100,7 @@ TUNERS: dict[str, Tuner] = {
 }
 
 ABSENT: dict[str, str] = {
+    "arrow": "nothing of it trains: it routes finished LoRAs by the singular vectors of their weights; xlora's router learns to",
     "bone": "it is called miss now; options {init_weights: bat} is its variant Bat",
     "cartridge": "it distils a long document into a prefix, from the base's own answers; prefix trains the same tensors on rows",
     "cpt": "its virtual tokens are a labelled context with a loss of its own",

@@ -52,7 +52,7 @@ def test_a_method_trains_merges_and_is_judged(
 ) -> None:
     monkeypatch.setenv("TUNELINE_WORK", str(tmp_path / "work"))
     params = Params.model_validate(tiny.params(tiny_base, train={
-        "method": method, "launch": {"dtype": "auto"}, "options": method_cases.CASES.get(method, {}).get("options", {}),
+        "method": method, "launch": {"dtype": "auto"}, "options": method_cases.options(method, tiny_base),
     }))  # fmt: skip
     chat, base = prepared / "chat", prepared / "base"
     trained = train(params.train, chat=chat, base=base, out=tmp_path / "adapter", report=tmp_path / "report")

@@ -76,7 +76,7 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
             raise ParamsError(
                 f"train.options.dropout would drop from the frozen adapter as well: set it to 0, or {MERGED}"
             )
-    if not found:
+    if not found or hasattr(model, "prompt_encoder"):  # with a prompt before it, it is saved as two adapters
         raise ParamsError(f"fetch.keep=frozen goes with plain LoRA only, and train.method is another: set {MERGED}")
     yield from found
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from tasks.core.sections import Count, Section, Share, TrainParams
+from tasks.core.sections import Count, Share, TrainParams
+from tasks.ml.prompt_options import PromptOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
     from tasks.ml.tuned import Ahead, Tuned
 
 
-class Options(Section):
-    tokens: Annotated[Count, Field(description="virtual tokens; they take positions from the rows")] = 20
+class Options(PromptOptions):
     encoder: Literal["mlp", "lstm"] = "mlp"
     hidden: Annotated[Count | None, Field(description="of the encoder; null: the base's")] = None
     layers: Annotated[Count, Field(description="of the LSTM")] = 2
@@ -28,11 +28,11 @@ def base(_options: Options) -> Base:
     return "plain"
 
 
-def attach(model: PreTrainedModel, _params: TrainParams, options: Options, ahead: Ahead) -> Tuned:
+def attach(model: PreTrainedModel, params: TrainParams, options: Options, ahead: Ahead) -> Tuned:
     """ParamsError: there is no room before the longest row."""
     from peft import PromptEncoderConfig
 
-    from tasks.ml import prompts
+    from tasks.ml import hybrid
 
     settings: dict[str, Any] = {}
     if options.encoder == "lstm":
@@ -41,4 +41,4 @@ def attach(model: PreTrainedModel, _params: TrainParams, options: Options, ahead
         num_virtual_tokens=options.tokens, encoder_reparameterization_type=options.encoder.upper(),
         encoder_hidden_size=options.hidden or model.config.get_text_config().hidden_size, task_type="CAUSAL_LM", **settings,
     )  # fmt: skip
-    return prompts.attach(model, config, ahead.train)[0]
+    return hybrid.attach(model, config, params, options, ahead)[0]

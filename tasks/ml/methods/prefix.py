@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tasks.core.sections import Count, Section, TrainParams
+from tasks.core.sections import Count, TrainParams
+from tasks.ml.prompt_options import PromptOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
     from tasks.ml.tuned import Ahead, Tuned
 
 
-class Options(Section):
-    tokens: Annotated[Count, Field(description="virtual tokens; they take positions from the rows")] = 20
+class Options(PromptOptions):
     init: Annotated[
         Literal["rows", "random", "zero"],
         Field(description="what the base makes of the first tokens of the training rows (section 7.4); noise; zeros"),
@@ -39,11 +39,11 @@ def base(_options: Options) -> Base:
     return "plain"
 
 
-def attach(model: PreTrainedModel, _params: TrainParams, options: Options, ahead: Ahead) -> Tuned:
+def attach(model: PreTrainedModel, params: TrainParams, options: Options, ahead: Ahead) -> Tuned:
     """ParamsError: there is no room before the longest row."""
     from peft import PrefixTuningConfig
 
-    from tasks.ml import prompt_starts, prompts
+    from tasks.ml import hybrid, prompt_starts
 
     words: list[int] = []
     if options.text:
@@ -55,7 +55,7 @@ def attach(model: PreTrainedModel, _params: TrainParams, options: Options, ahead
         encoder_hidden_size=options.hidden or model.config.get_text_config().hidden_size,
         init_weights="zero" if options.init == "zero" and not words else None, task_type="CAUSAL_LM",
     )  # fmt: skip
-    tuned, learner = prompts.attach(model, config, ahead.train)
+    tuned, learner = hybrid.attach(model, config, params, options, ahead)
     if words:
         prompt_starts.put_keys(learner, words)
     return tuned

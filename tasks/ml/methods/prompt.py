@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from tasks.core.sections import Count, Section, TrainParams
+from tasks.core.sections import TrainParams
+from tasks.ml.prompt_options import PromptOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -15,8 +16,7 @@ if TYPE_CHECKING:
     from tasks.ml.tuned import Ahead, Tuned
 
 
-class Options(Section):
-    tokens: Annotated[Count, Field(description="virtual tokens; they take positions from the rows")] = 20
+class Options(PromptOptions):
     init: Annotated[
         Literal["vocabulary", "random"],
         Field(description="embeddings of random tokens, the paper's second best choice after the labels; or noise"),
@@ -28,16 +28,16 @@ def base(_options: Options) -> Base:
     return "plain"
 
 
-def attach(model: PreTrainedModel, _params: TrainParams, options: Options, ahead: Ahead) -> Tuned:
+def attach(model: PreTrainedModel, params: TrainParams, options: Options, ahead: Ahead) -> Tuned:
     """ParamsError: there is no room before the longest row."""
     from peft import PromptTuningConfig, PromptTuningInit
 
-    from tasks.ml import prompt_starts, prompts
+    from tasks.ml import hybrid, prompt_starts
 
     words = prompt_starts.of_text(model, options.text, options.tokens) if options.text else None
     init = {"vocabulary": PromptTuningInit.SAMPLE_VOCAB, "random": PromptTuningInit.RANDOM}[options.init]
     config = PromptTuningConfig(num_virtual_tokens=options.tokens, prompt_tuning_init=init, task_type="CAUSAL_LM")
-    tuned, learner = prompts.attach(model, config, ahead.train)
+    tuned, learner = hybrid.attach(model, config, params, options, ahead)
     if words:
         prompt_starts.put_vectors(learner, words)
     return tuned

@@ -9,12 +9,18 @@ from torch import Tensor
 
 from tasks.core.errors import ModelError
 from tasks.ml import own_adapter
-from tasks.ml.updates import Unmergeable, Update, Updates
+from tasks.ml.updates import BESIDE, Unmergeable, Update, Updates
 
 
 def updates(adapter: Path) -> Updates:
-    """Unmergeable: it brings modules of its own. ModelError: damaged."""
+    """Unmergeable: it brings modules of its own, or a prompt. ModelError: damaged."""
     described = own_adapter.read(adapter)
+    if described.kind == "parts":
+        raise Unmergeable(
+            f"of {described.method} with LoRA, one part stands before the prompt, which no weight of the base can hold"
+        )
+    if described.method == "xlora":
+        raise Unmergeable(BESIDE["XLORA"])
     if described.kind == "modules":
         raise Unmergeable(f"{described.method} brings modules of its own, which the base has no place for")
     return {

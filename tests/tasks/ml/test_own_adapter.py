@@ -83,7 +83,7 @@ HARMS: dict[str, tuple[Callable[[Path], None], str]] = {
     "unknown method": (describe(kind="modules", method="reeft"), "no method 'reeft' puts modules into a model"),
     "method that is a path": (describe(kind="modules", method="../../os"), "no method '../../os' puts modules"),
     "method without modules": (describe(kind="modules", method="lora"), "no method 'lora' puts modules into a model"),
-    "unknown kind": (describe(kind="pickle"), "adapter.kind: Input should be 'weights' or 'modules'"),
+    "unknown kind": (describe(kind="pickle"), "adapter.kind: Input should be 'weights', 'modules' or 'parts'"),
     "unknown key": (describe(auto_map={"AutoModel": "x.y"}), "adapter.auto_map: unknown key"),
     "no json": (text("{"), "is not JSON"),
     "a list": (text("[]"), "holds no JSON object"),

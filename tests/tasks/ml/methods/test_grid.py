@@ -78,9 +78,9 @@ def files(tuned: Tuned, folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("family", GRID)
 @pytest.mark.parametrize("method", methods.known())
 def test_a_method_learns_and_comes_back_as_it_was_saved(
-    fresh: Fresh, tmp_path: Path, method: str, family: Family
+    fresh: Fresh, tiny_bases: dict[Family, Path], tmp_path: Path, method: str, family: Family
 ) -> None:
-    params = method_cases.params(method)
+    params = method_cases.params(method, tiny_bases[family])
     _skip_if_not_installed(params)
     if (method, family) in method_cases.REFUSED:
         with pytest.raises(ParamsError) as caught:
@@ -101,6 +101,11 @@ def test_a_method_learns_and_comes_back_as_it_was_saved(
     _packed_is_separate(tuned)
     if (folder / "adapter_config.json").exists() and methods.find(params)[0].base(methods.find(params)[1]) == "plain":
         _is_pefts_own(fresh(family, kernel="eager"), folder, tuned)
+
+
+def _first(method: str) -> Family:
+    """A family that takes it."""
+    return next(family for family in GRID if (method, family) not in method_cases.REFUSED)
 
 
 def _skip_if_not_installed(params: TrainParams) -> None:
@@ -139,11 +144,13 @@ def _is_pefts_own(base: Any, folder: Path, tuned: Tuned) -> None:
 
 
 @pytest.mark.parametrize("method", methods.known())
-def test_on_a_bfloat16_base_what_comes_back_is_what_was_saved(fresh: Fresh, tmp_path: Path, method: str) -> None:
+def test_on_a_bfloat16_base_what_comes_back_is_what_was_saved(
+    fresh: Fresh, tiny_bases: dict[Family, Path], tmp_path: Path, method: str
+) -> None:
     """To the last bit, whichever of the adapter's tensors are float32 and which are not."""
-    params = method_cases.params(method)
+    family = _first(method)
+    params = method_cases.params(method, tiny_bases[family])
     _skip_if_not_installed(params)
-    family = next(family for family in GRID if (method, family) not in method_cases.REFUSED)
     tuned = attach(fresh, family, params, fuse=False, dtype=torch.bfloat16)  # as the adapter runs beside its base
     torch.manual_seed(1)
     with torch.no_grad():
@@ -162,11 +169,11 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("method", methods.known())
 def test_a_killed_run_ends_with_the_same_bytes(
-    fresh: Fresh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+    fresh: Fresh, tiny_bases: dict[Family, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    params = method_cases.params(method)
+    family = _first(method)
+    params = method_cases.params(method, tiny_bases[family])
     _skip_if_not_installed(params)
-    family = next(family for family in GRID if (method, family) not in method_cases.REFUSED)
     undisturbed = attach(fresh, family, params)
     fit(undisturbed, tmp_path / "whole", params)
     real, calls = training._batch, []  # pyright: ignore[reportPrivateUsage]

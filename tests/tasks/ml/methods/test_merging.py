@@ -20,6 +20,7 @@ BESIDE = {
     "adapter": "brings modules of its own", "adaption_prompt": "gated attention", "beft": "no bias, cannot merge bias",
     "p_tuning": "vectors before the prompt", "prefix": "keys and values before the prompt",
     "prompt": "vectors before the prompt", "reft": "brings modules of its own",
+    "xlora": "mixes its adapters anew",
 }  # fmt: skip
 SLOW = ("qwen", "qwen3", "gpt2")
 
@@ -40,7 +41,7 @@ def logits(model: Any) -> torch.Tensor:
     "family", [pytest.param(each, marks=[pytest.mark.slow] if each in SLOW else []) for each in get_args(Family)]
 )
 def test_a_method_merges_or_says_why(tmp_path: Path, bases: dict[Family, Path], family: Family, method: str) -> None:
-    params = method_cases.params(method)
+    params = method_cases.params(method, bases[family])
     model = loading.load(bases[family], torch.float32)
     untrained = logits(model)
     torch.manual_seed(0)
