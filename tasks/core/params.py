@@ -6,7 +6,7 @@ Secrets, buckets and endpoints are no params: they come from the environment.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any, cast
 
@@ -119,9 +119,25 @@ def _number(value: Any) -> Any:
 
 
 def difference(old: Params, new: Params) -> dict[str, Any]:
-    """Dotted paths whose values differ, with the new value."""
-    left, right = flat(old.model_dump(mode="json")), flat(new.model_dump(mode="json"))
-    return {path: value for path, value in right.items() if left[path] != value}
+    """Dotted paths whose values differ, with the new value.
+
+    Law: what these paths of `old` are set to makes `new`. A section whose keys are the user's own (options of a method,
+    names of sources, patterns) is given as a whole where its keys differ or hold a dot.
+    """
+    return dict(_changes(old.model_dump(mode="json"), new.model_dump(mode="json"), ""))
+
+
+def _changes(left: Mapping[str, Any], right: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, new in right.items():
+        old, path = left[key], f"{prefix}{key}"
+        if isinstance(old, dict) and isinstance(new, dict) and _are_paths(old.keys(), new.keys()):
+            yield from _changes(cast("dict[str, Any]", old), cast("dict[str, Any]", new), f"{path}.")
+        elif old != new:
+            yield path, new
+
+
+def _are_paths(left: Set[str], right: Set[str]) -> bool:
+    return left == right and not any("." in key for key in left)
 
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -57,6 +59,24 @@ def test_what_is_no_params_file_is_one_error(tmp_path: Path, text: str) -> None:
 def test_an_override_changes_what_it_names() -> None:
     changed = params.override(BASE, ["train.rank=8", "train.optimizer.learning_rate=2e-4", "quantize.formats=[nf4]"])
     assert params.difference(BASE, changed) == {"train.rank": 8, "train.optimizer.learning_rate": 2e-4}
+
+
+KEYS = st.sampled_from(["init", "rank_pattern", "q.*proj", "magnitude", "a"])
+OPTIONS = st.recursive(st.integers(0, 3), lambda inner: st.dictionaries(KEYS, inner, max_size=3), max_leaves=6)
+
+
+@given(st.dictionaries(KEYS, OPTIONS, max_size=3), st.dictionaries(KEYS, OPTIONS, max_size=3))
+def test_a_difference_makes_the_new_of_the_old(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Whatever keys a method's options had and have."""
+    old, new = (params.override(BASE, [f"train.options={json.dumps(options)}"]) for options in (before, after))
+    made: dict[str, Any] = old.model_dump(mode="json")
+    for path, value in params.difference(old, new).items():
+        *parents, last = path.split(".")
+        node = made
+        for parent in parents:
+            node = node[parent]
+        node[last] = value
+    assert Params.model_validate(made) == new and params.difference(new, new) == {}
 
 
 @pytest.mark.parametrize(
