@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tasks.core import layout
 from tasks.core.errors import TunelineError, from_os_error
 
 EPILOG = """\
@@ -59,6 +60,13 @@ def parser() -> argparse.ArgumentParser:
     pull.add_argument("--part", default="merged", help="merged, adapter, report, a format, or all (default: merged)")
     pull.add_argument("--to", type=Path, required=True, help="a new or empty folder")
     _json(pull)
+
+    analyze = commands.add_parser("analyze", help="what a version's training did to its base; what two versions share")
+    analyze.add_argument("reference", help="NAME or NAME@vN")
+    analyze.add_argument("other", nargs="?", help="a second version, to compare subspaces with")
+    analyze.add_argument("--base", type=Path, default=layout.BASE, help=f"folder of its base (default: {layout.BASE})")
+    analyze.add_argument("--out", type=Path, help="a folder for pictures (SVG)")
+    _json(analyze)
 
     _json(commands.add_parser("doctor", help="check this machine, the store and the base model"))
     return top

@@ -29,7 +29,7 @@ def test_every_command_of_the_readme_works(ran: Ran) -> None:
         else:
             ran.project(*command)
         done += 1
-    assert done == 15
+    assert done == 16
     assert (ran.project.folder / "model" / "model.safetensors").is_file()
 
 

@@ -45,7 +45,7 @@ class Checkpoints:
     """The checkpoints of one piece of work, in `folder`; `seconds` between two saves."""
 
     def __init__(self, folder: Path, seconds: float) -> None:
-        self._folder, self._seconds = folder, seconds
+        self.folder, self._seconds = folder, seconds
         self._last = time.monotonic()
 
     def due(self) -> bool:
@@ -66,7 +66,7 @@ class Checkpoints:
             shutil.rmtree(old)
 
     def _write(self, state: State) -> None:
-        with manifest.staged(self._folder / f"step-{state.step:08}") as partial:
+        with manifest.staged(self.folder / f"step-{state.step:08}") as partial:
             with loading.writing(partial):
                 save_file(
                     {name: value.contiguous() for name, value in state.tensors.items()}, partial / "state.safetensors"
@@ -79,15 +79,15 @@ class Checkpoints:
 
         ResourceError: the disk will not even hold the adapter. Of too little for checkpoints a warning tells.
         """
-        free = disk.free(self._folder)
+        free = disk.free(self.folder)
         if free < adapter:
             raise ResourceError(
-                f"{self._folder}: the trained adapter takes {adapter / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free: "
+                f"{self.folder}: the trained adapter takes {adapter / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free: "
                 "free some space, then run the same command again"
             )
         if free < (KEPT + 1) * checkpoint:
             events.warning(
-                f"{self._folder}: {free / 1e6:.0f} MB are free, and checkpoints take up to {(KEPT + 1) * checkpoint / 1e6:.0f} "
+                f"{self.folder}: {free / 1e6:.0f} MB are free, and checkpoints take up to {(KEPT + 1) * checkpoint / 1e6:.0f} "
                 "MB: what does not fit is left out, and a killed training starts from further back"
             )
 
@@ -105,7 +105,7 @@ class Checkpoints:
         return None
 
     def clear(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _found(self) -> list[Path]:
-        return sorted(path for path in self._folder.glob("step-*") if path.suffix not in (".partial", ".old"))
+        return sorted(path for path in self.folder.glob("step-*") if path.suffix not in (".partial", ".old"))

@@ -12,15 +12,17 @@ import resource
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
 from tasks.core import events
-from tasks.core.errors import DataError, ModelError, ParamsError
+from tasks.core.errors import ModelError, ParamsError
 from tasks.core.sections import Optimizer, TrainParams
 from tasks.data.chatset import Reading, Tokens
-from tasks.ml import memory, packing, stopping
+from tasks.ml import memory, not_finite, packing, stopping
 from tasks.ml.checkpoints import Checkpoints, State, part
+from tasks.ml.health import Watch
 from tasks.ml.history import Record, Result, Validation
 from tasks.ml.masters import Masters
 from tasks.ml.packing import Pack
@@ -43,13 +45,13 @@ def fit(
     `train` are packs of rows, each read when its step comes. With `validation.keep: best` the weights end as they
     were at the lowest loss on `valid`.
     SIGTERM or Ctrl-C: a checkpoint, then SystemExit(143 or 130); a second one ends it at once.
-    DataError: a batch gave a loss that is not finite; it names the rows. ModelError: nothing moved.
+    DataError: a batch gave a loss that is not finite; it names the rows and the file that keeps them. ModelError: nothing moved.
     """
     if params.validation.patience is not None and not valid:
         raise ParamsError(
             "train.validation.patience needs validation rows: raise prepare.splits.valid, or set it to null"
         )
-    run = _Run(tuned, params, steps_an_epoch(len(train), params), world)
+    run = _Run(tuned, params, steps_an_epoch(len(train), params), world, checkpoints.folder)
     start = run.fingerprints()
     world.check_equal(list(start.values()), "the weights at the start")
     with world.first_alone():
@@ -72,7 +74,7 @@ def fit(
     world.check_equal(list(run.fingerprints().values()), "the weights at the end")
     run.finish()
     _check_moved(start, run.fingerprints())
-    return Result(run.history, run.validations)
+    return run.result()
 
 
 @dataclass
@@ -83,6 +85,7 @@ class _Run:
     params: TrainParams
     per_epoch: int
     world: World
+    folder: Path
     history: list[Record] = field(default_factory=list[Record])
     validations: list[Validation] = field(default_factory=list[Validation])
 
@@ -92,6 +95,7 @@ class _Run:
         self._micro_tokens = self.params.batch.micro_tokens
         self._masters = Masters(self.tuned, self.params.optimizer)
         self._best: dict[str, torch.Tensor] = {}
+        self._health = Watch()
         self._masters.choose(self.tuned.trains(1, ()))
 
     @property
@@ -112,11 +116,7 @@ class _Run:
         loss, targets = self._gradients(batch)
         rate = learning_rate(self.done, self.steps, self.params.optimizer)
         norm = self._masters.update(max(targets, 1), rate)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise DataError(
-                f"train step {number}: loss {loss} with gradient norm {norm} on the rows "
-                f"{', '.join(example.id for example in batch)}: look at these rows, or lower train.optimizer.learning_rate"
-            )
+        not_finite.check(loss, norm, number, batch, self.folder, self.world)
         self._masters.take(self.tuned.after(Moment(number, self.steps, self._masters.gradients())))
         tokens, seconds = sum(len(example.ids) for example in batch), time.perf_counter() - started
         before = self.history[-1] if self.history else None
@@ -182,6 +182,19 @@ class _Run:
         if self.params.validation.keep == "best" and all(loss < before.loss for before in self.validations):
             self._best = {name: value.clone() for name, value in self._tensors().items()}
         self.validations.append(Validation(self.done, loss))
+        if self.done:
+            self._look()
+
+    def _look(self) -> None:
+        """At the health of what the last step trained; its gradients are there until the next one begins."""
+        clipped = min(1.0, self.params.optimizer.max_grad_norm / (self.history[-1].grad_norm + 1e-6))
+        warm = self.done > math.ceil(self.steps * self.params.optimizer.warmup)
+        self._health.look(
+            self.done, self._masters.gradients(), 1 / clipped, self._masters.values(), self.tuned.trainable(), warm=warm
+        )
+
+    def result(self) -> Result:
+        return Result(self.history, self.validations, self._health.records)
 
     def finish(self) -> None:
         """Return to the best weights where the params ask for them."""
@@ -215,6 +228,7 @@ class _Run:
             "micro_tokens": self._micro_tokens,
             "history": [record.values() for record in self.history],
             "validations": [validation.values() for validation in self.validations],
+            "health": self._health.state(),
         }
         return State(self.done, tensors, values)
 
@@ -223,6 +237,7 @@ class _Run:
         self.history = [Record(*values) for values in state.values["history"]]
         self.validations = [Validation(*values) for values in state.values["validations"]]
         self._micro_tokens = state.values["micro_tokens"]
+        self._health = Watch.restored(state.values["health"])
         self._masters.choose(self.tuned.trains(self.done, [record.loss for record in self.history[:-1]]))
         self._masters.put(state.part("value"))
         self._masters.remember(state.part("optimizer"))

@@ -4,100 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from peft import PeftModel
 
 from flows import continuing
-from tasks import publish
 from tasks.core import layout, manifest, params
 from tasks.core.errors import DataError, ModelError, ParamsError
 from tasks.core.manifest import Manifest
-from tasks.data import chatset
-from tasks.evaluate import evaluate
 from tasks.fetch import fetch
-from tasks.merge import merge
 from tasks.ml import loading
-from tasks.prepare import prepare
-from tasks.report import report
 from tasks.storage.embedded import S3
 from tasks.storage.registry import Registry
-from tasks.storage.revision import Snapshot
-from tasks.train import train
 from tests import tiny
+from tests.line import Line, point, registry_environment
 
 ARRIVALS = (60, 60)
-
-
-@dataclass(frozen=True)
-class Line:
-    """A workspace and the steps in it, as functions."""
-
-    root: Path
-    registry: Registry
-
-    def make(self, arrivals: tuple[int, ...], **sections: dict[str, Any]) -> str:
-        """Everything from the corpus to a registered version; its reference."""
-        self.root.mkdir()
-        (self.root / params.FILE).write_text(yaml.safe_dump(sections))
-        tiny.make_raw(self.root / layout.RAW, *arrivals)
-        point(self.root, len(arrivals))
-        chosen = params.load(self.root / params.FILE)
-        fetch(chosen.fetch, out=self.base)
-        prepare(
-            chosen.prepare,
-            raw=self.root / layout.RAW,
-            base=self.base,
-            out=self.chat,
-            report=self.at(layout.DATA_REPORT),
-        )
-        train(chosen.train, chat=self.chat, base=self.base, out=self.adapter, report=self.at(layout.TRAIN_REPORT))
-        merge(chosen.merge, base=self.base, adapter=self.adapter, out=self.merged)
-        for target, model in (("base", self.base), ("adapter", self.adapter), ("merged", self.merged)):
-            out = self.at(layout.evaluation(target))
-            evaluate(chosen.evaluate, target=target, chat=self.chat, base=self.base, model=model, out=out)
-        report(
-            chosen.report, chat=self.chat, base=self.base, adapter=self.adapter, merged=self.merged,
-            train=self.at(layout.TRAIN_REPORT), evaluations=self.at(layout.EVALUATIONS), out=self.at(layout.RUN_REPORT),
-        )  # fmt: skip
-        snapshot = Snapshot("0" * 40, "0" * 40, None)
-        return publish.publish_from(chosen.publish, self.root, snapshot, {}, self.registry).version.reference
-
-    def at(self, place: Path) -> Path:
-        return self.root / place
-
-    @property
-    def base(self) -> Path:
-        return self.root / layout.BASE
-
-    @property
-    def chat(self) -> Path:
-        return self.root / layout.CHAT
-
-    @property
-    def adapter(self) -> Path:
-        return self.root / layout.ADAPTER
-
-    @property
-    def merged(self) -> Path:
-        return self.root / layout.MERGED
-
-    def loss(self, target: str, name: str = "loss") -> float:
-        return json.loads((self.at(layout.evaluation(target)) / "metrics.json").read_bytes())[name]
-
-    def trained(self) -> set[str]:
-        return {row.id for pack in chatset.Packs(self.chat / "train") for row in pack}
-
-
-def point(root: Path, version: int) -> None:
-    """The pointer that says which data version lies here."""
-    (root / "data").mkdir(exist_ok=True)
-    (root / "data/raw.dvc").write_text(yaml.safe_dump({"outs": [], "meta": {"tuneline_version": version}}))
 
 
 def settings(base: Path, **fetched: Any) -> dict[str, dict[str, Any]]:
@@ -111,10 +36,7 @@ def settings(base: Path, **fetched: Any) -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def environment(s3: S3, bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     with pytest.MonkeyPatch.context() as patch:
-        values = {
-            **s3.environment(), "TUNELINE_REGISTRY": f"s3://{bucket}/registry",
-            "TUNELINE_WORK": str(tmp_path_factory.mktemp("work")), "TUNELINE_THREADS": "1",
-        }  # fmt: skip
+        values = registry_environment(s3, bucket, tmp_path_factory.mktemp("work"))
         for name, value in values.items():
             patch.setenv(name, value)
         yield values

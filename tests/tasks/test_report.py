@@ -102,6 +102,8 @@ class Workspace:
         )
         checks = [[n, losses[n - 1] * 1.06] for n in range(10, self.steps + 1, 10)] if valid else []
         files = {"history.csv": _csv(columns, history), "valid.csv": _csv(("step", "loss"), checks)}
+        ranks = [[n, 0.7, 16 - 100 / n, 12 - 100 / n] for n in range(10, self.steps + 1, 10)]
+        files["health.csv"] = _csv(("step", "grad_a", "effective_rank", "effective_rank_min"), ranks if valid else [])
         facts = {"seconds": 126.4, "peak_memory_bytes": 4_100_000_000, "tokens_per_second": 285.2}
         _seal(self.root / "train", files, facts=facts)
 
@@ -234,7 +236,7 @@ def test_page_is_whole_for_a_screen_reader(workspace: Workspace) -> None:
     assert tags.count("table") == tags.count("caption") == 5
     assert [attrs for tag, attrs in parsed.elements if tag == "th" and attrs.get("scope") not in ("row", "col")] == []
     assert ("html", {"lang": "en"}) in parsed.elements
-    assert (tags.count("svg"), tags.count("h1")) == (2, 1)
+    assert (tags.count("svg"), tags.count("h1")) == (3, 1)
 
 
 def test_colours_are_readable() -> None:
@@ -340,6 +342,14 @@ def test_missing_values_are_dashes(workspace: Workspace) -> None:
     assert shown
     assert shown[1].count(units.DASH) == 2 * len(missing)
     assert re.search(rf"Validation:\s+{units.DASH}", page(folder))
+    assert "Effective rank" not in page(folder)
+
+
+def test_the_page_shows_effective_ranks(workspace: Workspace) -> None:
+    step = workspace.steps // 10 * 10
+    assert re.search(
+        rf"At step {step}: 1\d\.\d+ in the mean of the layers,\s+1?\d\.\d+ in the lowest", page(workspace.report())
+    )
 
 
 def test_a_format_that_was_not_made_says_why(workspace: Workspace) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.data.report import units
-from tasks.data.report.training import History, Point, smoothed
+from tasks.data.report.training import History, Point, Ranks, smoothed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,13 +79,34 @@ def _curve(axes: Axes, points: Sequence[Point], label: str, color: str, **style:
     axes.plot(xs, ys, label=label, color=color, **style)
 
 
+def effective_ranks(ranks: Sequence[Ranks]) -> str:
+    """The effective rank of B A over optimizer steps."""
+    from matplotlib.ticker import MaxNLocator
+
+    with chart("ranks") as (figure, axes):
+        steps = [each.step for each in ranks]
+        axes.plot(steps, [each.effective_rank for each in ranks], "-o", color=FIRST, label="mean over the layers")
+        axes.plot(steps, [each.effective_rank_min for each in ranks], "--s", color=SECOND, label="lowest layer")
+        axes.set_xlabel("optimizer step")
+        axes.set_ylabel("effective rank of B A")
+        axes.set_xlim(left=0)
+        axes.set_ylim(0, 1.08 * max(each.effective_rank for each in ranks))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(frameon=False, labelcolor=INK)
+        return svg(figure, "ranks")
+
+
 def as_image(svg: str) -> str:
-    """The chart as a data URI for a page that is not ours: no variables, colours that read on light and on dark."""
+    """The chart as a data URI for a page that is not ours."""
+    return "data:image/svg+xml;base64," + base64.b64encode(alone(svg).encode()).decode()
+
+
+def alone(svg: str) -> str:
+    """The chart as a file of its own: no variables, colours that read on light and on dark."""
     plain = re.sub(r"var\((--\w+)\)", lambda match: STANDALONE[match[1]], svg)
-    plain = plain.replace(
+    return plain.replace(
         "<svg ", f'<svg xmlns="{SVG}" width="{SIZE[0] * 120}" height="{SIZE[1] * 120}" font-family="sans-serif" ', 1
     )
-    return "data:image/svg+xml;base64," + base64.b64encode(plain.encode()).decode()
 
 
 def quality_against_size(dots: Sequence[Dot], label: str, unit: units.Unit) -> str:

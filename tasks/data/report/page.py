@@ -50,6 +50,7 @@ def render(
         best=_marks(table),
         dots=dots,
         loss_chart=_drawn(charts.loss_curves(history)) if history.train else None,
+        rank_chart=_drawn(charts.effective_ranks(history.ranks)) if history.ranks else None,
         size_chart=_drawn(charts.quality_against_size(dots, table.leading.label, table.leading.unit)) if dots else None,
         clip=_clip,
     )

@@ -12,6 +12,19 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Factors:
+    """The thin matrices that an update was trained as: b (outputs, r) with its scale, a (r, inputs).
+
+    whole: the update adds B A and does nothing else. turned: the base stores its matrix as (inputs, outputs).
+    """
+
+    b: Tensor
+    a: Tensor
+    whole: bool
+    turned: bool
+
+
+@dataclass(frozen=True)
 class Update:
     """`value` gives a tensor as it is after training from the one before: both in float32, both of one shape.
 
@@ -20,6 +33,7 @@ class Update:
 
     value: Callable[[Tensor], Tensor]
     alone: bool = False
+    factors: Factors | None = None
 
 
 Updates = Mapping[str, Update]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tasks.core.errors import ModelError
 from tasks.ml.lora import plain
-from tasks.ml.updates import Update, Updates
+from tasks.ml.updates import Factors, Update, Updates
 
 PREFIX = "base_model.model."
 PARTS = (
@@ -77,23 +77,25 @@ def _layer(
             yield layer, Update(partial(_replace, layer, parts[""]), alone=True)
         case ["lora_A.weight", "lora_B.weight", *more] if set(more) <= {"lora_magnitude_vector"}:
             a, b, m = parts["lora_A.weight"], parts["lora_B.weight"], parts.get("lora_magnitude_vector")
-            yield (
-                f"{layer}.weight",
-                Update(partial(_add, layer, a, b, m, scale(config, layer, len(a)), _turned(config))),
-            )
+            yield f"{layer}.weight", _adding(layer, a, b, m, scale(config, layer, len(a)), _turned(config))
         case ["lora_A.weight", "lora_B.bias", "lora_B.weight"]:
             a, b, bias = parts["lora_A.weight"], parts["lora_B.weight"], parts["lora_B.bias"]
             times = scale(config, layer, len(a))
-            yield f"{layer}.weight", Update(partial(_add, layer, a, b, None, times, _turned(config)))
+            yield f"{layer}.weight", _adding(layer, a, b, None, times, _turned(config))
             yield f"{layer}.bias", Update(lambda before: before + times * bias.float())
         case ["lora_A", "lora_B", "lora_E"]:
             a, b = parts["lora_A"].float() * parts["lora_E"].float(), parts["lora_B"]
             times = (config["lora_alpha"] or config["init_r"]) / (config["init_r"] + EPSILON)
-            yield f"{layer}.weight", Update(partial(_add, layer, a, b, None, times, _turned(config)))
+            yield f"{layer}.weight", _adding(layer, a, b, None, times, _turned(config))
         case [("token_adapter.trainable_tokens_delta" | "trainable_tokens_delta") as part]:
             yield f"{layer}.weight", Update(partial(_set_rows, layer, _tokens(config, adapter, layer), parts[part]))
         case _:
             raise ModelError(f"{adapter}: the adapter of {layer} is missing a half (it has {', '.join(sorted(parts))})")
+
+
+def _adding(layer: str, a: Tensor, b: Tensor, magnitude: Tensor | None, times: float, turned: bool) -> Update:
+    factors = Factors(times * b.float(), a.float(), whole=magnitude is None, turned=turned)
+    return Update(partial(_add, layer, a, b, magnitude, times, turned), factors=factors)
 
 
 def scale(config: Mapping[str, Any], layer: str, rank: int) -> float:

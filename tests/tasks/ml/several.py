@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tasks.core.errors import ModelError
+from tasks.core.errors import DataError, ModelError
 from tasks.core.sections import Batch, Launch, Optimizer, TrainParams
 from tasks.data.chatset import Segment
 from tasks.ml import attention, fused, loading, memory, methods, sharding, training
@@ -66,6 +66,7 @@ def curves(result: Result) -> dict[str, Any]:
         "losses": [record.loss for record in result.history],
         "norms": [record.grad_norm for record in result.history],
         "valid": [validation.loss for validation in result.validations],
+        "health": [each.values() for each in result.health],
     }
 
 
@@ -117,9 +118,20 @@ def differing(base: Path, out: Path, world: World) -> None:
         (out / f"refused-{world.rank}").write_text(str(error))
 
 
+def broken(base: Path, out: Path, world: World) -> None:
+    """The first step's rate is too high for what comes after it."""
+    optimizer = Optimizer(learning_rate=1e30, warmup=0.0, schedule="constant")
+    params = PARAMS.model_copy(update={"optimizer": optimizer})
+    try:
+        fit(attach(base, params, world), out / "checkpoints", params, world)
+    except DataError as error:
+        there = len((out / "checkpoints" / "not-finite-step-2.jsonl").read_text().splitlines())
+        (out / f"refused-{world.rank}").write_text(f"{there} rows kept: {error}")
+
+
 def main(base: Path, out: Path) -> None:
     torch.set_num_threads(1)
-    for name in ("exhausted", "differing"):
+    for name in ("exhausted", "differing", "broken"):
         (out / name).mkdir(parents=True, exist_ok=True)
     with World.here(2).joined() as world:
         train(base, out / "plain", PARAMS, world)
@@ -129,6 +141,7 @@ def main(base: Path, out: Path) -> None:
         train(base, out / "dora", DORA.model_copy(update={"launch": SHARDED.launch}), world)
         exhausted(base, out / "exhausted", world)
         differing(base, out / "differing", world)
+        broken(base, out / "broken", world)
         for name, params in (("stopped", PARAMS), ("noisy-stopped", NOISY)):
             stop(base, out / name, params, world)
         world.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -204,10 +205,26 @@ def test_a_damaged_checkpoint_is_passed_over(tiny_base: Path, tmp_path: Path, ha
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
 
 
-def test_a_loss_that_is_not_finite_names_the_rows(tiny_base: Path, tmp_path: Path) -> None:
-    params = PARAMS.model_copy(update={"optimizer": Optimizer(learning_rate=1e30, warmup=0.0, schedule="constant")})
-    with pytest.raises(DataError, match=r"train step \d+: loss .* on the rows \d+, "):
-        fit(tiny_base, tmp_path, params)
+BROKEN = Optimizer(learning_rate=1e30, warmup=0.0, schedule="constant")
+
+
+def test_a_batch_that_gives_nan_is_named_and_kept(tiny_base: Path, tmp_path: Path) -> None:
+    params = PARAMS.model_copy(update={"optimizer": BROKEN})
+    with pytest.raises(DataError, match=r"train step 2: loss nan .* on the rows \d+, .* kept in ") as caught:
+        fit(tiny_base, tmp_path, params, seconds=0)
+    file = tmp_path / "not-finite-step-2.jsonl"
+    assert str(file) in str(caught.value)
+    kept = [json.loads(line) for line in file.read_text().splitlines()]
+    batch = training._batch([[row] for row in ROWS], 2, 5, params)  # pyright: ignore[reportPrivateUsage]
+    assert [Segment(row["id"], row["ids"], [bool(loss) for loss in row["loss"]]) for row in kept] == batch
+    state = Checkpoints(tmp_path, 0).newest()
+    assert state is not None and state.step == 1
+
+
+def test_a_batch_that_can_t_be_kept_is_named_all_the_same(tiny_base: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"train step 2: loss nan .* could not be kept: .*Not a directory"):
+        fit(tiny_base, tmp_path / "file" / "folder", PARAMS.model_copy(update={"optimizer": BROKEN}))
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])

@@ -136,6 +136,11 @@ def test_processes_that_differ_are_refused(two: Path) -> None:
     assert said[0] == said[1] and said[0].startswith("the weights at the start differ between the processes")
 
 
+def test_the_batch_that_gave_nan_is_kept_before_any_process_ends(two: Path) -> None:
+    said = [(two / "broken" / f"refused-{rank}").read_text() for rank in (0, 1)]
+    assert said[0] == said[1] and said[0].startswith("4 rows kept: train step 2: loss nan with gradient norm nan on")
+
+
 @pytest.mark.parametrize("name", ["stopped", "noisy-stopped"])
 def test_the_end_of_one_is_a_checkpoint_and_the_end_of_all(two: Path, name: str) -> None:
     assert [(two / name / f"ended-{rank}").read_text() for rank in (0, 1)] == ["143", "143"]

@@ -216,3 +216,13 @@ def test_history_of_another_shape_is_named(tmp_path: Path) -> None:
     (tmp_path / "history.csv").write_text("step,accuracy\n1,0.5\n")
     with pytest.raises(DataError, match=r"history\.csv is no list of steps and losses: loss"):
         training.read(tmp_path)
+
+
+def test_effective_ranks_are_read_where_there_are_any(tmp_path: Path) -> None:
+    head = "step,grad_a,effective_rank,effective_rank_min\n"
+    (tmp_path / "health.csv").write_text(f"{head}1,0.5,,\n2,0.5,3.5,2.5\n")
+    ranks = training.Ranks(step=2, effective_rank=3.5, effective_rank_min=2.5)
+    assert training.read(tmp_path) == training.History((), (), (ranks,))
+    (tmp_path / "health.csv").write_text(f"{head}1,0.5,low,2.5\n")
+    with pytest.raises(DataError, match=r"health\.csv is no list of steps and effective ranks: effective_rank"):
+        training.read(tmp_path)
