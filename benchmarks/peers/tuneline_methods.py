@@ -57,7 +57,7 @@ def _measure(name: str, given: Lesson) -> dict[str, Any]:
     from tasks.ml.tuned import Ahead
 
     gc.collect()
-    chosen = params({"method": name, "options": OPTIONS.get(name, {})}, given)
+    chosen = params({"method": name, "options": _options(name, given)}, given)
     method, options = methods.find(chosen)
     torch.manual_seed(7)
     model = loading.load(given.base, loading.compute_dtype("auto"), held=method.base(options), attention=attention.NAME)
@@ -70,6 +70,12 @@ def _measure(name: str, given: Lesson) -> dict[str, Any]:
     ended = time.process_time()
     size = sum(value.numel() for value in tuned.trainable().values())
     return {"seconds": ended - packs.read[1], "trainable": size, "losses": [record.loss for record in result.history]}
+
+
+def _options(name: str, given: Lesson) -> dict[str, Any]:
+    if name == "xlora":
+        return {"adapters": {"first": str(given.adapter), "second": str(given.adapter)}}
+    return OPTIONS.get(name, {})
 
 
 class Clocked:

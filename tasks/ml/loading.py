@@ -171,5 +171,6 @@ def with_adapter(model: PreTrainedModel, adapter: Path) -> Runner:
 
     try:
         return peft_tuned.load(model, adapter)
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise ModelError(f"the adapter {adapter} does not fit its base: {error}") from None
+    except (ValueError, TypeError, RuntimeError, KeyError, OSError, re.error, SafetensorError) as error:
+        said = " ".join(str(error).split())
+        raise ModelError(f"the adapter {adapter} is damaged or does not fit its base: {said:.300}") from None

@@ -56,14 +56,24 @@ def load(model: PreTrainedModel, folder: Path) -> Runner:
 
     PEFT would read DoRA's float32 magnitudes into the bfloat16 of their layer. So it makes all of the adapter in
     float32, what is drawn again from a seed included, and what was saved in fewer bits goes back to them.
+
+    ModelError: the folder holds no safetensors file, or another adapter than its config says, or one that is not finite.
     """
+    saved = _read(folder)
     with warnings.catch_warnings():
         # PEFT takes AdaLoRA's own pattern for a LoRA pattern and says that it fits nothing, before it applies it.
         warnings.filterwarnings("ignore", "The following rank_pattern keys did not match")
         tuned = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=True).eval()
-    saved = load_file(folder / "adapter_model.safetensors")
     # The state is handed over: of one that it takes itself, PEFT says that halves of rank 0 are damaged.
     kept = get_peft_model_state_dict(tuned, state_dict=tuned.state_dict())
+    if strange := saved.keys() ^ kept.keys():
+        name = min(strange)
+        what = (
+            "has a tensor that its config knows nothing of"
+            if name in saved
+            else "is without a tensor that its config asks for"
+        )
+        raise ModelError(f"{folder}: the adapter {what}: {name}; train it again")
     names = {value.data_ptr(): name for name, value in kept.items() if value.numel()}  # empty ones all lie at 0
     for value in tuned.parameters():
         name = names.get(value.data_ptr())
@@ -74,6 +84,26 @@ def load(model: PreTrainedModel, folder: Path) -> Runner:
 
         return prompts.runner(tuned)
     return runner(tuned)
+
+
+def _read(folder: Path) -> dict[str, Tensor]:
+    """Its tensors, all finite, beside a config whose numbers are. Of a pickle (`adapter_model.bin`) nothing is read."""
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file():
+        raise ModelError(
+            f"{folder} has no {file.name}: an adapter is read from safetensors only, for pickles can run code"
+        )
+
+    def refuse(number: str) -> None:
+        raise ModelError(
+            f"{folder / 'adapter_config.json'}: {number} is no number to compute with; train the adapter again"
+        )
+
+    json.loads((folder / "adapter_config.json").read_bytes(), parse_constant=refuse)
+    tensors = load_file(file)
+    if broken := _not_finite(tensors):
+        raise ModelError(f"{file}: {broken} is not finite; train the adapter again")
+    return tensors
 
 
 def runner(tuned: PeftModel) -> Runner:
@@ -101,8 +131,12 @@ def write(config: PeftConfig, tensors: Mapping[str, Tensor], folder: Path) -> No
 
 
 def _check_finite(tensors: Mapping[str, Tensor]) -> None:
-    if broken := [name for name, value in tensors.items() if not value.isfinite().all()]:
-        raise ModelError(f"{broken[0]} of the trained adapter is not finite: nothing is written")
+    if broken := _not_finite(tensors):
+        raise ModelError(f"{broken} of the trained adapter is not finite: nothing is written")
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    return next((name for name, value in tensors.items() if not value.isfinite().all()), None)
 
 
 def _order(file: Path) -> None:
