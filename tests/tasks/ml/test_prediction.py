@@ -15,7 +15,7 @@ import yaml
 from transformers import LlamaConfig
 
 from tasks.core.errors import ModelError, ParamsError
-from tasks.core.sections import Launch, Optimizer, PrepareParams, TrainParams, Validation
+from tasks.core.sections import Batch, Launch, Optimizer, PrepareParams, TrainParams, Validation
 from tasks.ml import attention, fused, loading, memory, methods, optimizers, packing, prediction, unloaded
 from tasks.ml.live import peak
 from tasks.ml.tuned import Ahead
@@ -115,6 +115,23 @@ def test_without_weights_the_same_is_foretold(deep_base: Path, method: str, opti
     for part, size in parts.items():
         assert size == pytest.approx(wanted[part], rel=0.05), part
     assert found.recomputed.activations < found.kept.activations
+
+
+@pytest.mark.parametrize(("rank", "most"), [(16, 40e9), pytest.param(64, 48e9, marks=pytest.mark.slow)])
+def test_qlora_of_65_b_parameters_is_foretold_to_fit_into_48_gb(tmp_path: Path, rank: int, most: float) -> None:
+    """The claim of arXiv 2305.14314, on LLaMA-65B's shape, with rank 64 as there: activations recomputed, 8-bit moments."""
+    shape = LlamaConfig(
+        vocab_size=32_000, hidden_size=8192, intermediate_size=22_016, num_hidden_layers=80, num_attention_heads=64,
+        tie_word_embeddings=False, architectures=["LlamaForCausalLM"],
+    )  # fmt: skip
+    shape.save_pretrained(tmp_path)
+    params = TrainParams(
+        method="qlora", rank=rank, batch=Batch(micro_tokens=512), launch=Launch(dtype="bfloat16"),
+        optimizer=Optimizer(name="paged_adamw_8bit"),
+    )  # fmt: skip
+    found = unloaded.predict(params, PrepareParams(max_length=512), base=tmp_path, chat=tmp_path / "none")
+    assert found.total > 65e9 and found.trainable == 80 * rank * (4 * 2 * 8192 + 3 * (8192 + 22_016))
+    assert found.recomputed is not None and 33e9 < found.recomputed.total < most
 
 
 def test_a_method_that_looks_at_values_says_so(deep_base: Path) -> None:
