@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,21 @@ def assert_killed_ends_as_undisturbed(
     assert [record.loss for record in resumed.history] == [record.loss for record in undisturbed.history]
     assert resumed.validations == undisturbed.validations
     return whole
+
+
+def assert_steps_alike(
+    found: torch.Tensor, expected: torch.Tensor, trainable: Mapping[str, torch.Tensor],
+    tensors: Mapping[str, torch.Tensor], optimizers: tuple[torch.optim.Optimizer, torch.optim.Optimizer],
+) -> None:  # fmt: skip
+    """Law: two losses of the same tensors are equal in float64, so are their gradients, and both optimizers then move."""
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    for value, optimizer in zip((found, expected), optimizers, strict=True):
+        optimizer.zero_grad()
+        value.backward()
+    for name, value in trainable.items():
+        torch.testing.assert_close(value.grad, tensors[name].grad, rtol=1e-7, atol=1e-11)
+    for optimizer in optimizers:
+        optimizer.step()
 
 
 def logits(runner: Runner, length: int = 24) -> torch.Tensor:

@@ -59,14 +59,7 @@ def test_it_is_the_papers_equation(tiny_bases: dict[Family, Path], family: Famil
         found = loss(ours(input_ids=ids).logits, ids)
         states = model.get_input_embeddings()(ids).detach()
         expected = loss(runs.spelled_out(model, states, half=literal(tensors)), ids)
-        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
-        for value, optimizer in ((found, mine), (expected, theirs)):
-            optimizer.zero_grad()
-            value.backward()
-        for name, value in trainable.items():
-            torch.testing.assert_close(value.grad, tensors[name].grad, rtol=1e-7, atol=1e-11)
-        mine.step()
-        theirs.step()
+        runs.assert_steps_alike(found, expected, trainable, tensors, (mine, theirs))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -87,14 +87,7 @@ def test_it_is_the_papers_equation(
         found, expected = (
             F.cross_entropy(logits[0, -1:], ids[0, :1]) for logits in (ours(input_ids=ids).logits, spelled)
         )
-        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
-        for value, optimizer in ((found, mine), (expected, theirs)):
-            optimizer.zero_grad()
-            value.backward()
-        for name, value in trainable.items():
-            torch.testing.assert_close(value.grad, tensors[name].grad, rtol=1e-7, atol=1e-11)
-        mine.step()
-        theirs.step()
+        runs.assert_steps_alike(found, expected, trainable, tensors, (mine, theirs))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
