@@ -25,11 +25,12 @@ demo: install ## the whole line on the sample corpus: rows in, a registered mode
 	tuneline data ingest data/sample
 	tuneline run
 
+# A file stays in one process: what its tests share is made once. The longest go first.
 test: install lint ## lint, types, import contracts, tests
-	pytest
+	pytest -n 2 --dist loadfile
 
 test-all: install lint ## also the slow ones
-	pytest -m ''
+	pytest -n 2 --dist loadfile -m ''
 
 lint: install
 	ruff check .

@@ -22,7 +22,7 @@ from tasks.core import params
 from tasks.fetch import fetch
 
 STEPS, QUICK_STEPS = 3, 2
-ROWS, QUICK_ROWS = 4, 1
+ROWS, QUICK_ROWS = 2, 1
 LONGEST = 384
 
 

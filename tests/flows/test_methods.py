@@ -11,13 +11,8 @@ from tasks.ml import methods
 from tests import method_cases, tiny
 from tests.project import Project
 
-OFTEN = "xlora"
-"""The furthest from LoRA; the parts of the others are in tests/tasks/test_steps.py."""
-METHODS = [
-    name if name == OFTEN else pytest.param(name, marks=pytest.mark.slow)
-    for name in methods.known()
-    if (name, "llama") not in method_cases.REFUSED
-]
+pytestmark = pytest.mark.slow  # the parts of each: tests/tasks/test_steps.py
+METHODS = [name for name in methods.known() if (name, "llama") not in method_cases.REFUSED]
 TRAIN = {"rank": 4, "epochs": 1, "launch": {"dtype": "float32"}, "batch": {"packs": 2, "micro_tokens": 1024}}
 
 

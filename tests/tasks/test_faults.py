@@ -21,10 +21,10 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Generator[Path]:
-    """A real file system of 4 MB."""
+    """A real file system of 1 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True).returncode:
         pytest.skip("mounting a small disk needs root")
     try:
         yield folder
@@ -41,8 +41,8 @@ def step(folder: Path, name: str, *flags: str, **settings: str) -> subprocess.Co
 
 @pytest.fixture(scope="module")
 def big_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base that no 4 MB hold."""
-    return tiny.make_base(tmp_path_factory.mktemp("big"), layers=150)
+    """A base that no 1 MB holds."""
+    return tiny.make_base(tmp_path_factory.mktemp("big"), layers=40)
 
 
 def prepared(folder: Path, base: Path) -> None:
