@@ -47,10 +47,9 @@ class _Watch(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        given = {id(value.untyped_storage()) for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)}
-        for value in tree_leaves(out):
-            if isinstance(value, Tensor) and value.layout == torch.strided:
-                self._meet(value, given)
+        given = {id(value.untyped_storage()) for value in _strided((args, kwargs))}
+        for value in _strided(out):
+            self._meet(value, given)
         if self._now > self.most:
             self.most, self.logits_then = self._now, self._logits
         return out
@@ -68,3 +67,8 @@ class _Watch(TorchDispatchMode):
     def _gone(self, key: int, size: int, wide: int) -> None:
         self._alive.discard(key)
         self._now, self._logits = self._now - size, self._logits - wide
+
+
+def _strided(tree: object) -> list[Tensor]:
+    """Its tensors but the sparse ones, which have no storage; their indices and values are tensors of their own."""
+    return [value for value in tree_leaves(tree) if isinstance(value, Tensor) and value.layout == torch.strided]

@@ -65,7 +65,7 @@ def test_a_peak_counts_what_is_alive_at_one_time() -> None:
 
 METHODS: list[tuple[str, dict[str, Any]]] = [
     ("lora", {}), ("dora", {}), ("qlora", {}), ("freeze", {"layers": 2}), ("lisa", {"layers": 2}), ("full", {}),
-    ("adapter", {}), ("adalora", {}),
+    ("adapter", {}), ("adalora", {}), ("shira", {}),
 ]  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def test_two_layers_foretell_six(deep_base: Path, method: str, options: dict[str
     assert len(tuned.runner.model.base_model.layers) == 6 and not tuned.runner.model.training
 
 
-BLIND = [(name, options) for name, options in METHODS if name != "adalora"]
+BLIND = [(name, options) for name, options in METHODS if name not in ("adalora", "shira")]
 
 
 @pytest.mark.parametrize(("method", "options"), BLIND, ids=[name for name, _ in BLIND])
