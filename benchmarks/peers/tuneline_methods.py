@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -29,12 +30,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
 EVERY = 5
 
 
-def main(file: Path) -> None:
+def main(file: Path, *names: str) -> None:
+    """Of `names`, or of every known method."""
     from tasks.ml import loading, methods
 
     loading.threads()
     given, lora, found = lesson.load(file), 0.0, dict[str, Any]()
-    for place, name in enumerate(name for name in methods.known() if name != "lora"):
+    for place, name in enumerate(name for name in names or methods.known() if name != "lora"):
         if place % EVERY == 0:
             lora = _measure("lora", given)["seconds"]
             print(f"lora {lora:.2f} s", file=sys.stderr)
@@ -74,8 +76,22 @@ def _measure(name: str, given: Lesson) -> dict[str, Any]:
 
 def _options(name: str, given: Lesson) -> dict[str, Any]:
     if name == "xlora":
-        return {"adapters": {"first": str(given.adapter), "second": str(given.adapter)}}
+        return {"adapters": {expert: str(_expert(given, expert)) for expert in ("first", "second")}}
     return OPTIONS.get(name, {})
+
+
+def _expert(given: Lesson, name: str) -> Path:
+    """The lesson's LoRA with a B of its own, for of LoRAs that say nothing no mixture can be learned."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = given.adapter.with_name(name)
+    if not folder.exists():
+        shutil.copytree(given.adapter, folder)
+        tensors = load_file(folder / "adapter_model.safetensors")
+        made = {key: torch.randn_like(value) * 0.01 if ".lora_B." in key else value for key, value in tensors.items()}
+        save_file(made, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    return folder
 
 
 class Clocked:
@@ -93,4 +109,4 @@ class Clocked:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])
