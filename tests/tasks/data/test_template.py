@@ -191,7 +191,11 @@ def test_a_broken_template_is_named() -> None:
     ("bomb", "said"),
     [
         ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "processor time"),
-        ("{% set n = namespace(x='aaaaaaaa') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}", "memory"),
+        # Copying what doubles is work as well: on a busy machine the time is up before the memory is.
+        (
+            "{% set n = namespace(x='aaaaaaaa') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
+            "memory|processor time",
+        ),
         ("{{ '{:9999999999}'.format(1) }}", "memory"),
     ],
 )  # fmt: skip
