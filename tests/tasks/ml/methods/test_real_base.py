@@ -67,7 +67,7 @@ def test_it_resumes_comes_back_and_merges(real_base: Path, tmp_path: Path, metho
     assert math.isclose(loss(again), loss(tuned.runner), rel_tol=1e-4)
     (tmp_path / "merged").mkdir()
     try:
-        merge.write(real_base, adapter, tmp_path / "merged", "base")
+        merge.write(real_base, adapter, tmp_path / "merged", "float32")
     except Unmergeable as error:
         assert str(error)
         return
