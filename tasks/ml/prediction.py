@@ -176,7 +176,7 @@ def _run(runner: Runner, pack: Pack) -> Peak:
         total = runner.loss_sum(pack, 0.0)
         return torch.autograd.grad(total, trained, allow_unused=True) if total.requires_grad else (total,)
 
-    return peak(both, model.get_input_embeddings().num_embeddings)
+    return peak(both, model.config.get_text_config().vocab_size)
 
 
 def _kinds(runner: Runner) -> list[list[int]]:

@@ -65,7 +65,7 @@ def test_a_peak_counts_what_is_alive_at_one_time() -> None:
 
 METHODS: list[tuple[str, dict[str, Any]]] = [
     ("lora", {}), ("dora", {}), ("qlora", {}), ("freeze", {"layers": 2}), ("lisa", {"layers": 2}), ("full", {}),
-    ("adapter", {}), ("adalora", {}), ("shira", {}),
+    ("adapter", {}), ("adalora", {}), ("shira", {}), ("trainable_tokens", {"token_indices": [1, 2]}),
 ]  # fmt: skip
 
 
