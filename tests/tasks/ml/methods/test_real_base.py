@@ -18,7 +18,8 @@ from tasks.ml.tuned import Ahead, Tuned
 from tasks.ml.updates import Unmergeable
 from tests import method_cases, runs
 
-pytestmark = pytest.mark.slow  # the same on tiny bases: test_grid.py, test_merging.py
+# The same on tiny bases: test_grid.py, test_merging.py. Some of PEFT's take minutes a step on a processor (boft, hra, frod).
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 HELD_OUT = [runs.row(number, 24) for number in range(20, 24)]
 STEPS = 4
 METHODS = [name for name in methods.known() if (name, "llama") not in method_cases.REFUSED]
