@@ -25,7 +25,7 @@ demo: install ## the whole line on the sample corpus: rows in, a registered mode
 	tuneline data ingest data/sample
 	tuneline run
 
-# A file stays in one process: what its tests share is made once. The longest go first.
+# A file stays in one process: what its tests share is made once.
 test: install lint ## lint, types, import contracts, tests
 	pytest -n 2 --dist loadfile
 

@@ -98,7 +98,7 @@ def fit(
         return training.fit(tuned, packs, valid, params, keeper, world)
     except MemoryError as error:
         raise ResourceError(
-            f"train ran out of memory {error}: {prediction.gb(predicted.total)} were predicted "
+            f"{' '.join(f'train ran out of memory {error}'.split())}: {prediction.gb(predicted.total)} were predicted "
             f"({prediction.tell(predicted)}). Lower prepare.max_length or train.rank, leave train.launch.recompute at auto, "
             "or take train.method: qlora"
         ) from None
