@@ -11,20 +11,13 @@ from peft import PeftModel
 from torch import Tensor
 
 from tasks.core.sections import Batch, Launch, Optimizer, TrainParams
-from tasks.data.chatset import Segment
 from tasks.ml import attention, loading, methods, packing, training
 from tasks.ml.checkpoints import Checkpoints
 from tasks.ml.history import Result
 from tasks.ml.tuned import Ahead, Tuned
+from tests import runs
 
-
-def row(number: int, length: int) -> Segment:
-    """A row whose second half is the answer."""
-    ids = [(number * 31 + place * 7) % 300 + 3 for place in range(length)]
-    return Segment(str(number), ids, [place >= length // 2 for place in range(length)])
-
-
-ROWS = [row(number, 8 + number % 13) for number in range(20)]
+ROWS = [runs.row(number, 8 + number % 13) for number in range(20)]
 PACKS = [[one] for one in ROWS]
 PROBE = packing.pack(ROWS[:4])
 EPOCHS, STEPS = 2, 10
@@ -81,25 +74,13 @@ def assert_reloads(folder: Path, work: Path, wanted: TrainParams, tuned: Tuned, 
     return saved
 
 
-class Killed(Exception):
-    """Stands for the kill: nothing after it runs."""
-
-
 def assert_a_killed_run_ends_alike(folder: Path, work: Path, wanted: TrainParams, patch: pytest.MonkeyPatch) -> Tuned:
     """Law: killed twice and resumed, the same bytes and the same curve."""
     whole, undisturbed = fit(folder, work / "whole", wanted)
-    real, calls = training._batch, []  # pyright: ignore[reportPrivateUsage]
-
-    def failing(*arguments: Any) -> Any:
-        calls.append(arguments)
-        if len(calls) in (4, 9):
-            raise Killed
-        return real(*arguments)
-
     with patch.context() as patched:
-        patched.setattr(training, "_batch", failing)
+        runs.kill(patched, 4, 9)
         for _ in range(2):
-            with pytest.raises(Killed):
+            with pytest.raises(runs.Killed):
                 fit(folder, work / "killed", wanted, seconds=0)
         again, resumed = fit(folder, work / "killed", wanted, seconds=0)
     names = whole.trainable()

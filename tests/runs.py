@@ -68,11 +68,9 @@ class Killed(Exception):
     """Stands for the kill: nothing after it runs."""
 
 
-def fit_killed(
-    base: Path, folder: Path, wanted: TrainParams, patch: pytest.MonkeyPatch, at: Sequence[int] = (4, 9)
-) -> tuple[Tuned, Result]:
-    """Train with a checkpoint after every step, killed at these of the batches, each time started again."""
-    real, calls = training._batch, []  # pyright: ignore[reportPrivateUsage]
+def kill(patch: pytest.MonkeyPatch, *at: int) -> list[Any]:
+    """From here on whoever trains is killed at these of the batches, counted from 1 over all trainings; the batches so far."""
+    real, calls = training._batch, list[Any]()  # pyright: ignore[reportPrivateUsage]
 
     def failing(*arguments: Any) -> Any:
         calls.append(arguments)
@@ -80,8 +78,16 @@ def fit_killed(
             raise Killed
         return real(*arguments)
 
+    patch.setattr(training, "_batch", failing)
+    return calls
+
+
+def fit_killed(
+    base: Path, folder: Path, wanted: TrainParams, patch: pytest.MonkeyPatch, at: Sequence[int] = (4, 9)
+) -> tuple[Tuned, Result]:
+    """Train with a checkpoint after every step, killed at these of the batches, each time started again."""
     with patch.context() as patched:
-        patched.setattr(training, "_batch", failing)
+        kill(patched, *at)
         for _ in at:
             with pytest.raises(Killed):
                 fit(base, folder, wanted, seconds=0)
@@ -158,6 +164,13 @@ def loss(runner: Runner, rows: Sequence[Segment]) -> float:
     runner.model.eval()
     with torch.inference_mode():
         return runner.loss_sum(packing.pack(rows), 0.0).item()
+
+
+def files(tuned: Tuned, folder: Path) -> dict[str, bytes]:
+    """What it saves into a new folder: path within it -> bytes."""
+    folder.mkdir()
+    tuned.save(folder)
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
 def saved(tuned: Tuned, folder: Path) -> Path:

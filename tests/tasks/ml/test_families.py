@@ -10,18 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.data.chatset import Segment
 from tasks.ml import attention, loading, packing
-from tests import tiny
+from tests import runs, tiny
 from tests.tiny import FAMILIES, Family
 
-
-def row(number: int, length: int) -> Segment:
-    ids = [(number * 31 + place * 7) % 300 + 3 for place in range(length)]
-    return Segment(str(number), ids, [place >= length // 2 for place in range(length)])
-
-
-ROWS = [row(1, 9), row(2, 20), row(3, 2), row(4, 14)]
+ROWS = [runs.row(1, 9), runs.row(2, 20), runs.row(3, 2), runs.row(4, 14)]
 
 
 def model(folder: Path, attend: str = attention.NAME) -> Any:

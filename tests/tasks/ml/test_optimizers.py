@@ -16,6 +16,7 @@ from tasks.data.chatset import Segment
 from tasks.ml import attention, loading, methods, optimizers, training
 from tasks.ml.checkpoints import Checkpoints
 from tasks.ml.tuned import Ahead, Runner, Tuned
+from tests import runs
 
 NAMES: tuple[str, ...] = get_args(Optimizer.model_fields["name"].annotation)
 RATES = {"lion": 3e-3}
@@ -196,10 +197,6 @@ def fit(
     return {name: value.detach() for name, value in tuned.runner.model.named_parameters()}, result
 
 
-class Killed(Exception):
-    """Stands for the kill: nothing after it runs."""
-
-
 @pytest.mark.parametrize("make", [lora, halves])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", NAMES)
@@ -209,17 +206,9 @@ def test_a_killed_run_ends_with_the_same_bytes(
     chosen = params(name, dtype)
     wanted, undisturbed = fit(tiny_base, tmp_path / "whole", chosen, make)
     assert undisturbed.validations[-1].loss < undisturbed.validations[0].loss - 0.05
-    real, calls = training._batch, list[int]()  # pyright: ignore[reportPrivateUsage]
-
-    def failing(*arguments: Any) -> Any:
-        calls.append(1)
-        if len(calls) in (5, 10):
-            raise Killed
-        return real(*arguments)
-
-    monkeypatch.setattr(training, "_batch", failing)
+    calls = runs.kill(monkeypatch, 5, 10)
     for _ in range(2):
-        with pytest.raises(Killed):
+        with pytest.raises(runs.Killed):
             fit(tiny_base, tmp_path / "killed", chosen, make, seconds=0)
     found, resumed = fit(tiny_base, tmp_path / "killed", chosen, make, seconds=0)
     assert len(calls) == len(undisturbed.history) + 2

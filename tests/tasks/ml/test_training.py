@@ -21,6 +21,7 @@ from tasks.ml import attention, loading, methods, packing, training
 from tasks.ml.checkpoints import Checkpoints
 from tasks.ml.history import Record
 from tasks.ml.tuned import Ahead, Tuned
+from tests import runs
 
 PARAMS = TrainParams(rank=4, epochs=2, launch=Launch(dtype="float32"), batch=Batch(packs=4, micro_tokens=64))
 AHEAD = Ahead(10, ())
@@ -155,27 +156,15 @@ def test_every_trainable_tensor_moves_and_the_loss_falls(tiny_base: Path, tmp_pa
     assert result.validations[-1].loss < result.validations[0].loss - 0.1
 
 
-class Killed(Exception):
-    """Stands for the kill: nothing after it runs."""
-
-
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_a_killed_run_ends_as_an_undisturbed_one(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropout: float
 ) -> None:
     params = PARAMS.model_copy(update={"options": {"dropout": dropout}})
     wanted, undisturbed = fit(tiny_base, tmp_path / "whole", params)
-    real, calls = training._batch, []  # pyright: ignore[reportPrivateUsage]
-
-    def failing(*arguments: Any) -> Any:
-        calls.append(arguments)
-        if len(calls) in (4, 9):
-            raise Killed
-        return real(*arguments)
-
-    monkeypatch.setattr(training, "_batch", failing)
+    calls = runs.kill(monkeypatch, 4, 9)
     for _ in range(2):
-        with pytest.raises(Killed):
+        with pytest.raises(runs.Killed):
             fit(tiny_base, tmp_path / "killed", params, seconds=0)
     found, resumed = fit(tiny_base, tmp_path / "killed", params, seconds=0)
     assert len(calls) == len(undisturbed.history) + 2

@@ -17,19 +17,14 @@ from tasks.data.chatset import Segment
 from tasks.ml import attention, fused, loading, methods, packing, training
 from tasks.ml.checkpoints import Checkpoints
 from tasks.ml.tuned import Ahead, Tuned
-from tests import method_cases
+from tests import method_cases, runs
 from tests.tiny import Family
 
 GRID: tuple[Family, ...] = ("llama", "qwen", "gpt2")
 
 
-def row(number: int, length: int) -> Segment:
-    ids = [(number * 31 + place * 7) % 300 + 3 for place in range(length)]
-    return Segment(str(number), ids, [place >= length // 2 for place in range(length)])
-
-
-ROWS = [row(number, 8 + number % 9) for number in range(8)]
-HELD_OUT = [row(number, 9 + number % 5) for number in range(20, 24)]
+ROWS = [runs.row(number, 8 + number % 9) for number in range(8)]
+HELD_OUT = [runs.row(number, 9 + number % 5) for number in range(20, 24)]
 
 Fresh = Callable[..., Any]
 
@@ -69,12 +64,6 @@ def fit(tuned: Tuned, folder: Path, params: TrainParams, seconds: float = 1e9) -
     assert result.history[-1].step == 4
 
 
-def files(tuned: Tuned, folder: Path) -> dict[str, bytes]:
-    folder.mkdir()
-    tuned.save(folder)
-    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
-
-
 @pytest.mark.parametrize("family", GRID)
 @pytest.mark.parametrize("method", methods.known())
 def test_a_method_learns_and_comes_back_as_it_was_saved(
@@ -95,7 +84,7 @@ def test_a_method_learns_and_comes_back_as_it_was_saved(
     assert not still or method in method_cases.RESTS
 
     folder = tmp_path / "adapter"
-    assert files(tuned, folder)
+    assert runs.files(tuned, folder)
     again = loading.with_adapter(fresh(family, methods.find(params)[0].base(methods.find(params)[1])), folder)
     assert math.isclose(training.mean_loss(again, HELD_OUT), _mean(tuned, HELD_OUT), rel_tol=1e-6)
     _packed_is_separate(tuned)
@@ -156,15 +145,11 @@ def test_on_a_bfloat16_base_what_comes_back_is_what_was_saved(
     with torch.no_grad():
         for value in tuned.trainable().values():
             value.add_(torch.randn_like(value), alpha=0.02)
-    assert files(tuned, tmp_path / "adapter")
+    assert runs.files(tuned, tmp_path / "adapter")
     found, options = methods.find(params)
     again = loading.with_adapter(fresh(family, found.base(options), dtype=torch.bfloat16), tmp_path / "adapter")
     loss, wanted = training.mean_loss(again, HELD_OUT), _mean(tuned, HELD_OUT)
     assert loss == wanted or (method in method_cases.ROUNDED and math.isclose(loss, wanted, rel_tol=1e-5))
-
-
-class Killed(Exception):
-    """Stands for the kill: nothing after it runs."""
 
 
 @pytest.mark.parametrize("method", methods.known())
@@ -176,21 +161,13 @@ def test_a_killed_run_ends_with_the_same_bytes(
     _skip_if_not_installed(params)
     undisturbed = attach(fresh, family, params)
     fit(undisturbed, tmp_path / "whole", params)
-    real, calls = training._batch, []  # pyright: ignore[reportPrivateUsage]
-
-    def failing(*arguments: Any) -> Any:
-        calls.append(arguments)
-        if len(calls) == 3:
-            raise Killed
-        return real(*arguments)
-
-    monkeypatch.setattr(training, "_batch", failing)
-    with pytest.raises(Killed):
+    calls = runs.kill(monkeypatch, 3)
+    with pytest.raises(runs.Killed):
         fit(attach(fresh, family, params), tmp_path / "killed", params, seconds=0)
     resumed = attach(fresh, family, params)
     fit(resumed, tmp_path / "killed", params, seconds=0)
     assert len(calls) == 5
-    assert files(resumed, tmp_path / "resumed") == files(undisturbed, tmp_path / "undisturbed")
+    assert runs.files(resumed, tmp_path / "resumed") == runs.files(undisturbed, tmp_path / "undisturbed")
 
 
 @pytest.mark.parametrize("method", ["lora", "dora", "adalora"])

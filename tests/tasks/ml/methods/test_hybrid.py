@@ -27,20 +27,15 @@ from tasks.ml.tuned import Ahead, Tuned
 from tasks.prepare import prepare
 from tasks.quantize import quantize
 from tasks.train import train
-from tests import method_cases, tiny
+from tests import method_cases, runs, tiny
 from tests.tiny import FAMILIES, Family
 
 Bases = dict[Family, Path]
 LEARNERS = ("prefix", "prompt", "p_tuning")
 
 
-def row(number: int, length: int) -> Segment:
-    ids = [(number * 31 + place * 7) % 300 + 3 for place in range(length)]
-    return Segment(str(number), ids, [place >= length // 2 for place in range(length)])
-
-
-ROWS = [row(number, 8 + number % 9) for number in range(8)]
-HELD_OUT = [row(number, 9 + number % 5) for number in range(20, 24)]
+ROWS = [runs.row(number, 8 + number % 9) for number in range(8)]
+HELD_OUT = [runs.row(number, 9 + number % 5) for number in range(20, 24)]
 
 
 def asked(method: str, **options: Any) -> TrainParams:
@@ -137,10 +132,6 @@ def test_on_a_bfloat16_base_what_comes_back_is_what_was_saved(tiny_bases: Bases,
     assert training.mean_loss(loading.with_adapter(model, tmp_path), HELD_OUT) == loss(tuned, HELD_OUT)
 
 
-class Killed(Exception):
-    """Stands for the kill: nothing after it runs."""
-
-
 @pytest.mark.parametrize("method", LEARNERS)
 def test_a_killed_run_ends_with_the_same_bytes(
     tiny_bases: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
@@ -148,35 +139,20 @@ def test_a_killed_run_ends_with_the_same_bytes(
     params, base = asked(method), tiny_bases["llama"]
     whole = attach(base, params)
     fit(whole, tmp_path / "whole", params)
-    real, calls = training._batch, []  # pyright: ignore[reportPrivateUsage]
-
-    def failing(*arguments: Any) -> Any:
-        calls.append(arguments)
-        if len(calls) == 3:
-            raise Killed
-        return real(*arguments)
-
-    monkeypatch.setattr(training, "_batch", failing)
-    with pytest.raises(Killed):
+    calls = runs.kill(monkeypatch, 3)
+    with pytest.raises(runs.Killed):
         interrupted(attach(base, params), tmp_path / "killed", params)
     resumed = attach(base, params)
     interrupted(resumed, tmp_path / "killed", params)
     assert len(calls) == 5
-    assert files(resumed, tmp_path / "resumed") == files(whole, tmp_path / "undisturbed")
+    found = runs.files(resumed, tmp_path / "resumed")
+    assert len(found) == 5 and found == runs.files(whole, tmp_path / "undisturbed")
 
 
 def interrupted(tuned: Tuned, folder: Path, params: TrainParams) -> None:
     """With a checkpoint after every step."""
     fused.fuse(tuned.runner.model)
     training.fit(tuned, [[row] for row in ROWS], HELD_OUT, params, Checkpoints(folder, 0))
-
-
-def files(tuned: Tuned, folder: Path) -> dict[str, bytes]:
-    folder.mkdir()
-    tuned.save(folder)
-    found = {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
-    assert len(found) == 5
-    return found
 
 
 def test_a_part_that_is_missing_or_of_another_base_is_named(tiny_bases: Bases, tmp_path: Path) -> None:

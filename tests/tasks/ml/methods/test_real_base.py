@@ -44,12 +44,6 @@ def model(base: Path, held: str = "plain") -> Any:
     return loading.load(base, torch.float32, held=held, attention=attention.NAME).requires_grad_(False)
 
 
-def files(tuned: Tuned, folder: Path) -> dict[str, bytes]:
-    folder.mkdir()
-    tuned.save(folder)
-    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
-
-
 def loss(runner: Any, rows: list[Segment] = HELD_OUT) -> float:
     return training.mean_loss(runner, rows)
 
@@ -59,9 +53,9 @@ def test_it_resumes_comes_back_and_merges(real_base: Path, tmp_path: Path, metho
     chosen = method_cases.params(method, real_base)
     found, options = methods.find(chosen)
     tuned = fit(real_base, tmp_path / "checkpoints", method)
-    wanted, adapter = files(tuned, tmp_path / "adapter"), tmp_path / "adapter"
+    wanted, adapter = runs.files(tuned, tmp_path / "adapter"), tmp_path / "adapter"
     resumed = fit(real_base, tmp_path / "checkpoints", method)  # the last checkpoint is one step before the end
-    assert files(resumed, tmp_path / "resumed") == wanted
+    assert runs.files(resumed, tmp_path / "resumed") == wanted
 
     held = found.base(options)
     again = loading.with_adapter(model(real_base, held), adapter)

@@ -31,7 +31,7 @@ from tasks.ml.tuned import Ahead, Runner, Tuned
 from tasks.prepare import prepare
 from tasks.quantize import quantize
 from tasks.train import train
-from tests import method_cases, tiny
+from tests import method_cases, runs, tiny
 from tests.tiny import FAMILIES, Family
 
 Bases = dict[Family, Path]
@@ -222,7 +222,7 @@ def test_what_is_saved_needs_nothing_else_wherever_it_lies(tiny_bases: Bases, tm
     assert tuned.facts == from_elsewhere.facts and set(tuned.facts["experts"]) == {"billing", "tech"}
     with torch.no_grad():
         wanted = tuned.runner.loss_sum(packing.pack(ROWS), 0.0).item()
-    first, second = files(tuned, tmp_path / "first"), files(from_elsewhere, tmp_path / "second")
+    first, second = runs.files(tuned, tmp_path / "first"), runs.files(from_elsewhere, tmp_path / "second")
     assert first == second
     assert set(first) == {
         "tuneline_adapter.json", "adapter_model.safetensors",
@@ -244,12 +244,6 @@ def test_what_is_saved_needs_nothing_else_wherever_it_lies(tiny_bases: Bases, tm
 
 def given(base: Path) -> dict[str, str]:
     return method_cases.experts(base)
-
-
-def files(tuned: Tuned, folder: Path) -> dict[str, bytes]:
-    folder.mkdir()
-    tuned.save(folder)
-    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
 def logits(base: Path, adapter: Path) -> torch.Tensor:
