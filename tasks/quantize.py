@@ -18,13 +18,15 @@ def quantize(*, format: str, merged: Path, out: Path) -> Manifest:
     An adapter that stands beside its base is carried along; a format without room for one is not made, and says why.
     ParamsError: no such format, or the package that makes it is not installed.
     """
+    from tasks.ml.export.recipe import Recipe
+
     writer, variant = export.find(format)
     source = manifest.verify(merged)
     standing = _standing(format, Standing.of(source), writer.CARRIES)
     with manifest.staged(out) as folder:
         facts = {"format": format, **standing.facts}
         if standing.made:
-            facts |= writer.write(merged, folder, variant)
+            facts |= writer.write(merged, folder, variant, Recipe())
             if not standing.merged:
                 export.carry(merged, folder)
         else:

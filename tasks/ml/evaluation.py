@@ -18,7 +18,8 @@ from tasks.data import chatset
 from tasks.data.chatset import Example
 from tasks.data.rows import Message
 from tasks.data.tokens import ChatTokenizer
-from tasks.ml import export, generation, loading, metrics, packing, training
+from tasks.ml import export, generation, loading, metrics, serving, training
+from tasks.ml.serving import Served
 from tasks.ml.tuned import Runner
 
 
@@ -38,8 +39,8 @@ def run(params: EvaluateParams, *, target: str, chat: Path, base: Path, model: P
     judged = load(target, base, model)
     load_seconds = time.perf_counter() - started
     started, losses = time.perf_counter(), list[tuple[float, int]]()
-    for _, loss, count in packing.row_losses(judged, examples):
-        losses.append((loss, count))
+    for measured in serving.row_losses(judged, examples):
+        losses.append(measured)
         events.progress(f"evaluate {target}: loss", len(losses), len(examples))
     loss_seconds, started = time.perf_counter() - started, time.perf_counter()
     texts, generated = generation.answer(judged, tokenizer, examples, params, f"evaluate {target}: answers")
@@ -77,7 +78,7 @@ def _mean(losses: Sequence[tuple[float, int]]) -> float | None:
     return sum(loss * count for loss, count in losses) / total if total else None
 
 
-def load(target: str, base: Path, model: Path) -> Runner:
+def load(target: str, base: Path, model: Path) -> Served:
     """The target as it is served: a plain folder, an adapter on the base that it was trained on, or a finished format."""
     sealed = manifest.read(model)
     if target == "adapter":
@@ -86,13 +87,15 @@ def load(target: str, base: Path, model: Path) -> Runner:
         return _together(model, model / BESIDE, sealed.facts)
     if target in ("base", "merged"):
         plain = loading.load(model, loading.compute_dtype("auto"))
-        return loading.with_adapter(plain, model / FROZEN) if (model / FROZEN).is_dir() else Runner.of(plain)
-    return export.load(target, model)
+        frozen = model / FROZEN
+        return serving.by_transformers(loading.with_adapter(plain, frozen) if frozen.is_dir() else Runner.of(plain))
+    return export.find(target)[0].load(model)
 
 
-def _together(base: Path, adapter: Path, facts: Mapping[str, Any]) -> Runner:
+def _together(base: Path, adapter: Path, facts: Mapping[str, Any]) -> Served:
     """The base, held as in training, with the adapter on it."""
-    return loading.with_adapter(loading.load(base, loading.compute_dtype(facts["dtype"]), held=facts["base"]), adapter)
+    held = loading.load(base, loading.compute_dtype(facts["dtype"]), held=facts["base"])
+    return serving.by_transformers(loading.with_adapter(held, adapter))
 
 
 def _rows(

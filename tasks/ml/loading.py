@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -62,8 +62,11 @@ def threads() -> None:
     torch.set_num_threads(int(os.environ.get("TUNELINE_THREADS", len(os.sched_getaffinity(0)))))
 
 
-def load(folder: Path, dtype: torch.dtype, *, held: str = "plain", attention: str = "sdpa") -> PreTrainedModel:
-    """The model of a folder in `dtype`, its frozen linear weights `held` in `nf4`, `int8` or `packed` if asked.
+def load(
+    folder: Path, dtype: torch.dtype, *, held: str = "plain", keep: Collection[str] = (), attention: str = "sdpa"
+) -> PreTrainedModel:
+    """The model of a folder in `dtype`, its frozen linear weights `held` in `nf4`, `int8` or `packed` if asked; those
+    of the modules named in `keep` stay in `dtype`.
 
     NF4: Dettmers et al. 2023, arXiv 2305.14314. int8: Dettmers et al. 2022, arXiv 2208.07339. packed: the base's own
     GGUF blocks (tasks/ml/packed.py).
@@ -80,7 +83,7 @@ def load(folder: Path, dtype: torch.dtype, *, held: str = "plain", attention: st
         from tasks.ml import packed
 
         return packed.load(folder, dtype, attention=attention)
-    options: dict[str, Any] = {} if held == "plain" else {"quantization_config": quantization(held, dtype)}
+    options: dict[str, Any] = {} if held == "plain" else {"quantization_config": quantization(held, dtype, keep)}
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation=attention, device_map=str(device()),
@@ -112,15 +115,18 @@ def check_finite(model: torch.nn.Module, folder: Path) -> None:
                 )
 
 
-def quantization(held: str, dtype: torch.dtype) -> Any:
+def quantization(held: str, dtype: torch.dtype, keep: Collection[str] = ()) -> Any:
     from transformers import BitsAndBytesConfig
 
+    # Without names transformers leaves out the head; with names it leaves out those alone.
+    skip: dict[str, Any] = {"llm_int8_skip_modules": [*sorted(keep), "lm_head"]} if keep else {}
     if held == "int8":
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # a warning a product, else
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, **skip)
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype,
+        **skip,
+    )  # fmt: skip
 
 
 def keep_packing_reversible(model: torch.nn.Module) -> None:

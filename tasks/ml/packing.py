@@ -113,16 +113,33 @@ def embed(model: PreTrainedModel, pack: Pack, noise: float = 0.0) -> Tensor:
 
 def loss_of(model: PreTrainedModel, pack: Pack, states: Tensor, before: Cache | None = None) -> Tensor:
     """As `loss_sum`, from the first layer's inputs. `before` holds keys and values that every token sees."""
+    predicting = _predicting(model, pack, states, before)
+    targets = pack.targets.to(predicting.device)
+    layer: Any = model.get_output_embeddings()
+    if type(layer) is nn.Linear:
+        return head.loss_sum(predicting, layer.weight, layer.bias, targets)
+    return F.cross_entropy(layer(predicting).float(), targets, reduction="sum")  # a head with an adapter of its own
+
+
+def logits(model: PreTrainedModel, pack: Pack) -> Iterator[Tensor]:
+    """What predicts the pack's targets, in order: float32, (at most head.CHUNK, vocabulary) at a time."""
+    return logits_of(model, pack, embed(model, pack))
+
+
+def logits_of(model: PreTrainedModel, pack: Pack, states: Tensor, before: Cache | None = None) -> Iterator[Tensor]:
+    """As `logits`, from the first layer's inputs."""
+    layer: Any = model.get_output_embeddings()
+    for chunk in _predicting(model, pack, states, before).split(head.CHUNK):
+        yield layer(chunk).float()
+
+
+def _predicting(model: PreTrainedModel, pack: Pack, states: Tensor, before: Cache | None) -> Tensor:
+    """What the head reads to predict the targets, shape (targets, hidden)."""
     out = model.base_model(
         inputs_embeds=states, position_ids=pack.positions.to(model.device), lengths=pack.lengths, shared=pack.shared,
         past_key_values=before, use_cache=False,
     ).last_hidden_state  # fmt: skip
-    targets = pack.targets.to(out.device)
-    layer: Any = model.get_output_embeddings()
-    predicting = out[0, pack.predictors.to(out.device)]
-    if type(layer) is nn.Linear:
-        return head.loss_sum(predicting, layer.weight, layer.bias, targets)
-    return F.cross_entropy(layer(predicting).float(), targets, reduction="sum")  # a head with an adapter of its own
+    return out[0, pack.predictors.to(out.device)]
 
 
 def row_losses(runner: Runner, examples: Sequence[Tokens]) -> Iterator[tuple[Tokens, float, int]]:

@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 from peft.config import PromptLearningConfig
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from tasks.core import events
 from tasks.core.errors import ModelError, ParamsError
@@ -53,8 +53,13 @@ def runner(tuned: PeftModel) -> Runner:
     bare.prompt_encoder = tuned.prompt_encoder.train(bare.training)
     plain = Runner.of(bare)
     if _holds_keys(tuned):
-        return replace(plain, loss_sum=partial(_after_keys, tuned), generate=tuned.generate)
-    return replace(plain, loss_sum=partial(_after_vectors, tuned), generate=partial(_generate, tuned))
+        enter, generate = partial(_after_keys, tuned), tuned.generate
+    else:
+        enter, generate = partial(_after_vectors, tuned), partial(_generate, tuned)
+    return replace(
+        plain, loss_sum=lambda pack, noise: packing.loss_of(bare, *enter(pack, noise)),
+        logits=lambda pack: packing.logits_of(bare, *enter(pack, 0.0)), generate=generate,
+    )  # fmt: skip
 
 
 def _holds_keys(tuned: PeftModel) -> bool:
@@ -65,26 +70,26 @@ def _tokens(config: Any) -> int:
     return int(config.num_virtual_tokens)
 
 
-def _after_vectors(tuned: PeftModel, pack: Pack, noise: float) -> Tensor:
+def _after_vectors(tuned: PeftModel, pack: Pack, noise: float) -> tuple[Pack, Tensor, Cache | None]:
     """The vectors are the first of the tokens that all rows share."""
     bare, virtual = _bare(tuned), tuned.get_prompt(1)
-    tokens, rows = virtual.shape[1], packing.embed(_bare(tuned), pack, noise)
+    tokens, rows = virtual.shape[1], packing.embed(bare, pack, noise)
     lengths = (tokens + pack.shared, *pack.lengths[1:]) if pack.shared else (tokens, *pack.lengths)
     longer = replace(
         pack, positions=torch.cat([torch.arange(tokens)[None], pack.positions + tokens], 1), lengths=lengths,
         predictors=pack.predictors + tokens, shared=tokens + pack.shared,
     )  # fmt: skip
     _check_positions(bare, longer)
-    return packing.loss_of(bare, longer, torch.cat([virtual.to(rows.dtype), rows], 1))
+    return longer, torch.cat([virtual.to(rows.dtype), rows], 1), None
 
 
-def _after_keys(tuned: PeftModel, pack: Pack, noise: float) -> Tensor:
+def _after_keys(tuned: PeftModel, pack: Pack, noise: float) -> tuple[Pack, Tensor, Cache | None]:
     """PEFT's cache holds the keys as they are after the rotation: the rows' positions begin behind them."""
     bare = _bare(tuned)
     moved = replace(pack, positions=pack.positions + _tokens(tuned.active_peft_config))
     _check_positions(bare, moved)
     before: Any = tuned.get_prompt(1)
-    return packing.loss_of(bare, moved, packing.embed(bare, pack, noise), before)
+    return moved, packing.embed(bare, pack, noise), before
 
 
 def _bare(tuned: PeftModel) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,8 @@ from tasks.ml.packing import Pack
 class Runner:
     """How a model is run. `model` is bare: its layers carry what the method adds, it is no PEFT wrapper.
 
-    `loss_sum(pack, noise)` is the cross-entropy summed over the pack's targets, a scalar in float32.
+    `loss_sum(pack, noise)` is the cross-entropy summed over the pack's targets, a scalar in float32; `logits(pack)`
+    what predicts them, as `packing.logits` gives it.
     `generate` is transformers' own, for methods that put something before the prompt PEFT's.
     `shares`: what rows begin with in common may be computed once a pack; no where a place's output depends on more
     than the tokens before it.
@@ -28,13 +29,15 @@ class Runner:
 
     model: PreTrainedModel
     loss_sum: Callable[[Pack, float], Tensor]
+    logits: Callable[[Pack], Iterator[Tensor]]
     generate: Callable[..., Any]
     shares: bool = False
 
     @classmethod
     def of(cls, model: Any) -> Runner:
         """A model that runs as it is."""
-        return cls(model, partial(packing.loss_sum, model), model.generate, shares=not _drops(model))
+        loss_sum, logits = partial(packing.loss_sum, model), partial(packing.logits, model)
+        return cls(model, loss_sum, logits, model.generate, shares=not _drops(model))
 
 
 def _drops(model: nn.Module) -> bool:

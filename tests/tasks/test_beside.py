@@ -17,7 +17,9 @@ from tasks.core.params import Params
 from tasks.evaluate import evaluate
 from tasks.fetch import fetch
 from tasks.merge import merge
-from tasks.ml import evaluation, export, loading
+from tasks.ml import evaluation, export, loading, serving
+from tasks.ml.serving import Served
+from tasks.ml.tuned import Runner
 from tasks.prepare import prepare
 from tasks.quantize import quantize
 from tests import tiny
@@ -63,12 +65,8 @@ def make_prefix(base: Path, out: Path, trained_on: str | None = None) -> None:
         manifest.seal(folder, step="train", inputs=inputs, params={}, facts=facts)
 
 
-def answers(runner: Any) -> list[int]:
-    ids = torch.arange(3, 13)[None]
-    with torch.inference_mode():
-        return runner.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, pad_token_id=0
-        ).tolist()[0]
+def answers(served: Served) -> list[int]:
+    return served.generate([list(range(3, 13))], 12, frozenset({0}))[0]
 
 
 def test_the_base_stays_and_the_adapter_stands_beside_it(made: Path) -> None:
@@ -81,11 +79,12 @@ def test_the_base_stays_and_the_adapter_stands_beside_it(made: Path) -> None:
 
 
 def test_whoever_loads_it_puts_the_adapter_on(made: Path) -> None:
-    base = loading.load(made / "base", torch.float32)
+    base = serving.by_transformers(Runner.of(loading.load(made / "base", torch.float32)))
     beside = answers(evaluation.load("adapter", made / "base", made / "adapter"))
     assert answers(base) != beside
     assert answers(evaluation.load("merged", made / "base", made / "merged")) == beside
-    assert answers(export.load("nf4", made / "nf4")) != answers(export.find("nf4")[0].load(made / "nf4"))
+    alone = serving.by_transformers(Runner.of(loading.load(made / "nf4", torch.float32)))
+    assert answers(export.find("nf4")[0].load(made / "nf4")) != answers(alone)
 
 
 def test_a_format_carries_it_or_is_not_made(made: Path) -> None:

@@ -1,4 +1,4 @@
-"""Finished formats: one file each with `write(merged, into) -> facts` and `load(folder, ...)`, found by its name.
+"""Finished formats: one file each with `write(merged, into, ...)` and `load(folder)`, found by its name.
 
 Neither this package nor a format's file imports torch at its top, so that `find` can refuse before anything runs.
 A format's name is its file, or its file and a variant after the first dash: `gguf-f16` is `gguf.py` with `f16`.
@@ -14,9 +14,8 @@ from tasks.core.errors import ParamsError
 from tasks.core.standing import BESIDE
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from tasks.ml.tuned import Runner
+    from tasks.ml.export.recipe import Recipe, Remedy
+    from tasks.ml.serving import Served
 
 
 class Format(Protocol):
@@ -25,22 +24,25 @@ class Format(Protocol):
     VARIANTS: tuple[str, ...]
     CARRIES: bool
     """Whether an adapter that can't be merged may stand beside the weights: what loads the format can put it on."""
+    REMEDIES: tuple[Remedy, ...]
+    """What else can be tried where the format breaks the model, in this order."""
 
     def missing(self) -> str | None:
         """What to install before this format can be made, or None."""
         ...
 
-    def write(self, merged: Path, into: Path, variant: str) -> dict[str, Any]:
-        """Make the format from a merged model folder; plain facts about it."""
+    def write(self, merged: Path, into: Path, variant: str, recipe: Recipe) -> dict[str, Any]:
+        """Make the format from a merged model folder; plain facts about it, equal for equal work."""
         ...
 
-    def load(self, folder: Path) -> PreTrainedModel:
-        """The finished file as a model that can be judged, from nothing but the folder; without an adapter beside it."""
+    def load(self, folder: Path) -> Served:
+        """The finished file in the runtime that serves it, from nothing but the folder."""
         ...
 
 
 def known() -> list[str]:
-    return sorted(file.stem for file in Path(__file__).parent.glob("*.py") if file.stem not in ("__init__", "merge"))
+    files = {file.stem for file in Path(__file__).parent.glob("*.py")}
+    return sorted(files - {"__init__", "companions", "merge", "recipe"})
 
 
 def find(name: str) -> tuple[Format, str]:
@@ -55,15 +57,6 @@ def find(name: str) -> tuple[Format, str]:
     if missing := format.missing():
         raise ParamsError(f"quantize.formats: {name} is unavailable: {missing}")
     return format, variant
-
-
-def load(name: str, folder: Path) -> Runner:
-    """A finished format as it is served, with the adapter beside it where there is one."""
-    from tasks.ml import loading
-    from tasks.ml.tuned import Runner
-
-    model = find(name)[0].load(folder)
-    return loading.with_adapter(model, folder / BESIDE) if (folder / BESIDE).is_dir() else Runner.of(model)
 
 
 def carry(merged: Path, into: Path) -> None:

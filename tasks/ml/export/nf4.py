@@ -3,41 +3,44 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import ModelError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from tasks.ml.export.recipe import Recipe, Remedy
+    from tasks.ml.serving import Served
 
 VARIANTS = ("",)
 CARRIES = True
+REMEDIES: tuple[Remedy, ...] = ("layers",)
 
 
 def missing() -> str | None:
     return None if importlib.util.find_spec("bitsandbytes") else "pip install bitsandbytes"
 
 
-def write(merged: Path, into: Path, variant: str) -> dict[str, Any]:
-    """Quantise, save, and look at what was saved: some tools merge and silently do not quantise."""
-    from tasks.ml import loading
+def write(merged: Path, into: Path, _variant: str, recipe: Recipe) -> dict[str, Any]:
+    """Quantise, save, and look at what was saved: some tools merge and silently do not quantise.
 
-    model = loading.load(merged, loading.compute_dtype("auto"), held="nf4")
+    The head stays as it is, and so do embeddings, which are no linear layers.
+    """
+    from tasks.ml import loading
+    from tasks.ml.export import companions
+
+    model = loading.load(merged, loading.compute_dtype("auto"), held="nf4", keep=recipe.keep)
     packed = sum(1 for module in model.modules() if type(module).__name__ == "Linear4bit")
     loading.forget_path(model)
     with loading.writing(into):
         model.save_pretrained(into)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        if (merged / name).is_file():
-            shutil.copyfile(merged / name, into / name)
+    companions.copy(merged, into)
     if not packed or '"quantization_config"' not in (into / "config.json").read_text(encoding="utf-8"):
         raise ModelError(f"{merged}: no linear layer was quantised to NF4")
     return {"quantised_layers": packed}
 
 
-def load(folder: Path) -> PreTrainedModel:
-    from tasks.ml import loading
+def load(folder: Path) -> Served:
+    from tasks.ml import loading, serving
 
-    return loading.load(folder, loading.compute_dtype("auto"))
+    return serving.of(loading.load(folder, loading.compute_dtype("auto")), folder)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -69,12 +70,20 @@ def reload(model: PreTrainedModel, options: Options) -> tuple[Runner, frozenset[
     plain = Runner.of(model)
     # Where a prompt ends decides what is edited before it: rows that begin alike can't share their beginning.
     shares = plain.shares and options.positions == "all"
-    return replace(plain, loss_sum=partial(_loss_sum, plain, guide), shares=shares), frozenset(names)
+    guided = replace(
+        plain, loss_sum=partial(_loss_sum, plain, guide), logits=partial(_logits, plain, guide), shares=shares
+    )
+    return guided, frozenset(names)
 
 
 def _loss_sum(plain: Runner, guide: Guide, pack: Pack, noise: float) -> Tensor:
     with guide.within(pack):
         return plain.loss_sum(pack, noise)
+
+
+def _logits(plain: Runner, guide: Guide, pack: Pack) -> Iterator[Tensor]:
+    with guide.within(pack):
+        yield from plain.logits(pack)
 
 
 def _chosen(model: PreTrainedModel, options: Options) -> dict[str, Any]:
