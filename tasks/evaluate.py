@@ -34,6 +34,7 @@ def evaluate(params: EvaluateParams, *, target: str, chat: Path, base: Path, mod
         with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         summary |= {"made": standing.made, "note": standing.note}
+        summary |= {name: judged.facts[name] for name in ("likeness",) if name in judged.facts}
         (folder / "metrics.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
         facts = {"target": target, "rows": len(rows), **standing.facts}
         return manifest.seal(folder, step="evaluate", inputs=inputs, params=params.model_dump(mode="json"), facts=facts)

@@ -19,6 +19,9 @@ from tasks.core.params import Params
 from tasks.core.sections import PublishParams
 from tasks.core.standing import Standing
 from tasks.core.step import main
+from tasks.core.verdict import Verdict
+from tasks.data import verdicts
+from tasks.data.report import rulings
 from tasks.storage import checkout, revision
 from tasks.storage.registry import Published, Registry
 from tasks.storage.revision import Snapshot
@@ -60,12 +63,13 @@ def publish_from(
 
 
 def _models(workspace: Path) -> dict[str, Path]:
-    """The folders that make the version, each verified, and each made from the one that lies there now."""
-    formats = params.load(workspace / params.FILE).quantize.formats
+    """The folders that make the version, each verified, and each made from the one that lies there now: of the formats
+    those alone that are within their budget."""
+    passed = [verdict.format for verdict in _verdicts(workspace) if verdict.passed]
     folders = {
         "adapter": workspace / layout.ADAPTER,
         "merged": workspace / layout.MERGED,
-        **{format: workspace / layout.quantized(format) for format in formats},
+        **{format: workspace / layout.quantized(format) for format in passed},
     }
     digests = {name: manifest.verify(folder).digest for name, folder in folders.items()}
     for folder in folders.values():
@@ -73,6 +77,16 @@ def _models(workspace: Path) -> dict[str, Path]:
             if digests.get(source, found) != found:
                 raise IntegrityError(f"{folder} was made from another {source} than the one there: run dvc repro")
     return folders
+
+
+def _verdicts(workspace: Path) -> tuple[Verdict, ...]:
+    """IntegrityError: they are not those of the formats and the merged model that lie here."""
+    folder, formats = workspace / layout.VERDICTS, params.load(workspace / params.FILE).quantize.formats
+    judged, merged = manifest.verify(folder), manifest.read(workspace / layout.MERGED)
+    given = verdicts.read(folder)
+    if judged.inputs["merged"] != merged.digest or tuple(verdict.format for verdict in given) != formats:
+        raise IntegrityError(f"{folder} judges other formats, or another merged model, than those there: run dvc repro")
+    return given
 
 
 def _identity(models: Mapping[str, Path]) -> str:
@@ -102,6 +116,7 @@ def _record(workspace: Path, snapshot: Snapshot, seconds: Mapping[str, float]) -
         "notes": _notes(chosen, workspace),
         "metrics": yaml.safe_load((workspace / layout.RUN_REPORT / "metrics.json").read_text(encoding="utf-8")),
         "report": evaluations.digest,
+        "verdicts": [verdict.model_dump(mode="json") for verdict in _verdicts(workspace)],
         "cost": {"training": trained.facts, "stages_seconds": dict(seconds)},
         "environment": {
             "python": platform.python_version(),
@@ -116,7 +131,9 @@ def _notes(chosen: Params, workspace: Path) -> dict[str, str]:
     """What a reader has to know of a part: that it was not made, or is whole only with the adapter beside it."""
     folders = {"merged": layout.MERGED, **{format: layout.quantized(format) for format in chosen.quantize.formats}}
     standings = {part: Standing.of(manifest.read(workspace / folder)) for part, folder in folders.items()}
-    return {part: standing.note for part, standing in standings.items() if standing.note}
+    notes = {part: standing.note for part, standing in standings.items() if standing.note}
+    refused = [verdict for verdict in _verdicts(workspace) if verdict.made and not verdict.passed]
+    return notes | {verdict.format: f"refused, not published: {rulings.broken(verdict)}" for verdict in refused}
 
 
 def _yaml(file: Path) -> Any:

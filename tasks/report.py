@@ -11,6 +11,7 @@ from tasks.core import events, manifest
 from tasks.core.manifest import Manifest
 from tasks.core.sections import ReportParams
 from tasks.core.step import main
+from tasks.data import verdicts as judged
 from tasks.data.report import card, comparison, lineage, page, samples, tables, training
 from tasks.data.report import evaluations as evaluated
 
@@ -24,28 +25,31 @@ def report(
     merged: Path,
     train: Path,
     evaluations: Path,
+    verdicts: Path,
     out: Path,
 ) -> Manifest:
     """Compare every target evaluated on the present data with the base, and show the run on one page.
 
     Law: equal inputs give equal bytes.
     DataError: the base, or every other target, has no evaluation of the present data.
+    IntegrityError: the verdicts are damaged.
     """
     folders = {"chat": chat, "base": base, "adapter": adapter, "merged": merged}
     inputs = {name: manifest.read(folder).digest for name, folder in folders.items()}
     found = evaluated.read_all(evaluations, inputs)
     origin = lineage.read(**folders, train=train, evaluations=found)
-    table = comparison.compare(found)
+    given = judged.read(verdicts)
+    table = comparison.compare(found, given)
     made = [each for each in found if each.measured.made]
     shown = samples.choose(made, params.samples, (table.quantized or table.tuned).target)
-    inputs["train"] = manifest.read(train).digest
+    inputs |= {"train": manifest.read(train).digest, "verdicts": manifest.verify(verdicts).digest}
     inputs |= {f"evaluate/{each.target}": each.manifest.digest for each in found}
     with manifest.staged(out) as folder:
         _write(folder / "metrics.json", comparison.quality(table))
         _write(folder / comparison.FILE, table.model_dump(mode="json"))
         _write(folder / "samples.json", [sample.model_dump(mode="json") for sample in shown])
         (folder / "README.md").write_text(card.render(table, origin), encoding="utf-8")
-        html = page.render(table, origin, training.read(train), shown, found)
+        html = page.render(table, origin, training.read(train), shown, found, given)
         (folder / "index.html").write_text(html, encoding="utf-8")
         events.note(tables.as_text(table))
         facts = {"targets": [each.target for each in made], "tested": table.tested}

@@ -14,6 +14,7 @@ from tasks.core import layout, params
 from tasks.data import chatset
 from tasks.evaluate import evaluate
 from tasks.fetch import fetch
+from tasks.judge import judge
 from tasks.merge import merge
 from tasks.prepare import prepare
 from tasks.report import report
@@ -51,9 +52,14 @@ class Line:
         for target, model in (("base", self.base), ("adapter", self.adapter), ("merged", self.merged)):
             out = self.at(layout.evaluation(target))
             evaluate(chosen.evaluate, target=target, chat=self.chat, base=self.base, model=model, out=out)
+        judge(
+            chosen.quantize, chat=self.chat, base=self.base, merged=self.merged,
+            evaluations=self.at(layout.EVALUATIONS), out=self.at(layout.VERDICTS),
+        )  # fmt: skip
         report(
             chosen.report, chat=self.chat, base=self.base, adapter=self.adapter, merged=self.merged,
-            train=self.at(layout.TRAIN_REPORT), evaluations=self.at(layout.EVALUATIONS), out=self.at(layout.RUN_REPORT),
+            train=self.at(layout.TRAIN_REPORT), evaluations=self.at(layout.EVALUATIONS),
+            verdicts=self.at(layout.VERDICTS), out=self.at(layout.RUN_REPORT),
         )  # fmt: skip
         snapshot = Snapshot("0" * 40, "0" * 40, None)
         return publish.publish_from(chosen.publish, self.root, snapshot, {}, self.registry).version.reference

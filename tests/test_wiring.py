@@ -15,11 +15,12 @@ import pytest
 import yaml
 
 from tasks.core import layout, params, step
+from tasks.core.sections import QuantizeParams
 from tasks.storage.versions import Pipeline
 
 ROOT = Path(__file__).parents[1]
 FORMATS = params.load(ROOT / "params.yaml").quantize.formats
-VERBS = {"fetch", "prepare", "train", "merge", "quantize", "evaluate", "report"}
+VERBS = {"fetch", "prepare", "train", "merge", "quantize", "evaluate", "judge", "report"}
 DOORS = {"ingest", "forget", "publish"}
 
 
@@ -52,7 +53,7 @@ def test_every_step_is_a_stage_or_a_door() -> None:
     files = {path.stem for path in (ROOT / "tasks").glob("*.py")} - {"__init__"}
     assert files == VERBS | DOORS
     assert {parts(stage)[0].__name__ for stage in STAGES.values()} == VERBS
-    assert len(STAGES) == 8 + 2 * len(FORMATS)
+    assert len(STAGES) == 9 + 2 * len(FORMATS)
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -65,7 +66,10 @@ def test_a_stage_is_its_steps_signature(name: str) -> None:
     assert set(stage["outs"]) == outs
     assert set(stage.get("deps", [])) == deps
     section = step.section_of(function)
-    assert stage.get("params", []) == ([section] if section else [])
+    wanted_params = [section] if section else []
+    if function.__name__ == "quantize":  # adding a format re-makes no other
+        wanted_params = [f"quantize.{key}" for key in sorted({*QuantizeParams.model_fields} - {"formats"})]
+    assert stage.get("params", []) == wanted_params
 
 
 def test_the_layout_is_where_the_stages_put_things() -> None:
@@ -78,6 +82,7 @@ def test_the_layout_is_where_the_stages_put_things() -> None:
         layout.MERGED,
         layout.DATA_REPORT,
         layout.TRAIN_REPORT,
+        layout.VERDICTS,
         layout.RUN_REPORT,
     }
     known |= {layout.quantized(format) for format in FORMATS} | {layout.evaluation(target) for target in targets}
@@ -85,7 +90,7 @@ def test_the_layout_is_where_the_stages_put_things() -> None:
 
 
 def test_every_section_belongs_to_a_step() -> None:
-    assert set(params.Params.model_fields) == (VERBS | {"data", "publish"})
+    assert set(params.Params.model_fields) == (VERBS - {"judge"} | {"data", "publish"})
 
 
 def test_dvc_reads_the_same_graph() -> None:

@@ -13,6 +13,7 @@ MERGED = Path("models/merged")
 DATA_REPORT = Path("reports/data")
 TRAIN_REPORT = Path("reports/train")
 EVALUATIONS = Path("reports/evaluate")
+VERDICTS = Path("reports/verdicts")
 RUN_REPORT = Path("reports/run")
 
 HOME = Path(".tuneline")

@@ -222,8 +222,30 @@ class MergeParams(Section):
     )
 
 
+class Budget(Section):
+    """What a format may cost, against the 16-bit model it was made of; null: not asked. Beyond it, it is not published."""
+
+    perplexity: Annotated[
+        float | None, Field(gt=0, description="on held-out rows, divided by the 16-bit model's, at most")
+    ] = 1.05
+    kl: Annotated[float | None, Field(ge=0, description="mean divergence of next-token distributions, nats")] = 0.05
+    kl_p99: Annotated[float | None, Field(ge=0, description="its 99th percentile over the tokens")] = None
+    agreement: Annotated[
+        float | None, Field(ge=0, le=1, description="share of tokens where both find the same one likeliest, at least")
+    ] = 0.95
+    drop: Annotated[
+        float | None, Field(ge=0, description="of each metric on the test rows, the interval's far end, at most")
+    ] = 0.05
+
+
 class QuantizeParams(Section):
-    formats: Annotated[tuple[Name, ...], Field(description="one file a format under tasks/ml/export/")] = ("nf4",)
+    """All written out: DVC watches them one by one, and names that params.yaml lacks would stop it."""
+
+    formats: Annotated[tuple[Name, ...], Field(description="one file a format under tasks/ml/export/")]
+    calibration: Annotated[Count, Field(description="training rows that a format may learn from")]
+    held_out: Annotated[Count, Field(description="validation rows on which each try is measured")]
+    second_try: Annotated[bool, Field(description="where a format breaks its budget, try the known remedies")]
+    budget: Budget
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

@@ -50,7 +50,7 @@ def run(params: EvaluateParams, *, target: str, chat: Path, base: Path, model: P
     total = sum(count for _, count in losses)
     mean = sum(loss * count for loss, count in losses) / max(1, total)
     return Report(rows, {
-        "target": target, "rows": len(rows), "loss": mean, "perplexity": math.exp(min(mean, 700)),
+        "target": target, "runtime": judged.runtime, "rows": len(rows), "loss": mean, "perplexity": math.exp(min(mean, 700)),
         "metrics": {name: sum(row["metrics"][name] for row in rows) / len(rows) for name in params.metrics},
         **_known(Continued.of(manifest.read(base)), examples, losses),
         "size_bytes": sum(entry.size for entry in manifest.read(model).files.values()),

@@ -40,9 +40,9 @@ def by_transformers(runner: Runner) -> Served:
     return Served(f"transformers {transformers.__version__}", partial(_logits, runner), partial(_generate, runner))
 
 
+@torch.inference_mode()  # as a decorator: a `with` would stay open in the caller between two chunks
 def _logits(runner: Runner, row: Tokens) -> Iterator[Tensor]:
-    with torch.inference_mode():
-        yield from runner.logits(packing.pack([row]))
+    yield from runner.logits(packing.pack([row]))
 
 
 def _generate(runner: Runner, prompts: Sequence[Sequence[int]], most: int, ends: frozenset[int]) -> list[list[int]]:

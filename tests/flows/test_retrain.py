@@ -26,7 +26,7 @@ def project(tmp_path: Path, tiny_base: Path, services: dict[str, str]) -> Projec
 
 STAGES = {
     "fetch", "prepare", "train", "merge", "quantize@nf4", "evaluate-base", "evaluate@adapter", "evaluate@merged",
-    "evaluate-format@nf4", "report",
+    "evaluate-format@nf4", "judge", "report",
 }  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
     make_prefix(folder / "base", folder / "adapter")
     merge(params.merge, base=folder / "base", adapter=folder / "adapter", out=folder / "merged")
     for format in ("nf4", "gguf-f16"):
-        quantize(format=format, merged=folder / "merged", out=folder / format)
+        quantize(params.quantize, format=format, merged=folder / "merged", chat=folder / "chat", out=folder / format)
     return folder
 
 

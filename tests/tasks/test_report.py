@@ -53,7 +53,7 @@ class Workspace:
 
     @property
     def inputs(self) -> dict[str, Path]:
-        names = ("chat", "base", "adapter", "merged", "train", "evaluations")
+        names = ("chat", "base", "adapter", "merged", "train", "evaluations", "verdicts")
         return {name: self.root / name for name in names}
 
     def build(self, *targets: str) -> Workspace:
@@ -82,6 +82,7 @@ class Workspace:
         _seal(self.root / "adapter", facts=facts, params=TrainParams().model_dump(mode="json"))
         _seal(self.root / "merged", params={"dtype": "base"})
         self.train()
+        self.judge("gguf-f16", "nf4")
         for target in targets or tuple(QUALITY_OF):
             self.evaluate(target)
         return self
@@ -106,6 +107,11 @@ class Workspace:
         files["health.csv"] = _csv(("step", "grad_a", "effective_rank", "effective_rank_min"), ranks if valid else [])
         facts = {"seconds": 126.4, "peak_memory_bytes": 4_100_000_000, "tokens_per_second": 285.2}
         _seal(self.root / "train", files, facts=facts)
+
+    def judge(self, *formats: str, agreement: float = 0.99) -> None:
+        rulings = [{"rule": "agreement", "measured": agreement, "direction": "at least", "needed": 0.95}]
+        given = [{"format": format, "made": True, "rulings": rulings} for format in formats]
+        _seal(self.root / "verdicts", {"verdicts.json": json.dumps(given)})
 
     def evaluate(self, target: str, *, inputs: Mapping[str, str] | None = None, **changed: Any) -> None:
         rows = [_answer(n, target, self.hostile) for n in range(self.rows)]
@@ -233,7 +239,7 @@ def test_page_is_whole_for_a_screen_reader(workspace: Workspace) -> None:
     assert min(len(named), len(targets)) > 10
     assert {*named, *targets} <= set(ids)
     tags = [tag for tag, _ in parsed.elements]
-    assert tags.count("table") == tags.count("caption") == 5
+    assert tags.count("table") == tags.count("caption") == 6
     assert [attrs for tag, attrs in parsed.elements if tag == "th" and attrs.get("scope") not in ("row", "col")] == []
     assert ("html", {"lang": "en"}) in parsed.elements
     assert (tags.count("svg"), tags.count("h1")) == (3, 1)
@@ -444,3 +450,15 @@ def _python(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     environment["PYTHONPATH"] = str(Path.cwd())
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_refused_format_says_by_which_rule(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path).build()
+    workspace.judge("gguf-f16", "nf4", agreement=0.9)
+    folder = workspace.report()
+    table = read_comparison(folder)
+    assert table.quantized is None
+    refused = "refused: agreement 0.900, needed at least 0.950"
+    assert {row.target: row.note for row in table.rows if row.note} == {"gguf-f16": refused, "nf4": refused}
+    assert "nf4: refused: agreement 0.900, needed at least 0.950" in as_text(table)
+    assert "at least 0.950" in page(folder) and "✗ no" in page(folder)

@@ -9,6 +9,8 @@ from typing import Literal, Self
 from pydantic import ValidationError, model_validator
 
 from tasks.core.errors import IntegrityError
+from tasks.core.verdict import Verdict
+from tasks.data.report import rulings
 from tasks.data.report.evaluations import Evaluation
 from tasks.data.report.units import Number, Unit
 from tasks.data.report.values import Value, complaint
@@ -29,11 +31,13 @@ class Column(Value):
 class Row(Value):
     """One target. Law: `difference[k] == values[k] - base.values[k]`, or None where either is missing.
 
-    One that was not `made` has no values; `note` says why, or what else there is to know of a target.
+    One that was not `made` has no values; `note` says why, or what else there is to know of a target. `passed` is the
+    verdict on a format.
     """
 
     target: str
     made: bool = True
+    passed: bool | None = None
     note: str | None = None
     values: dict[str, Number | None]
     difference: dict[str, Number | None]
@@ -69,8 +73,8 @@ class Comparison(Value):
 
     @property
     def quantized(self) -> Row | None:
-        """The smallest exported format: the one that a deployment would choose for its size."""
-        formats = [row for row in self.rows[1:] if row.made and row.target not in TUNED]
+        """The smallest format within its budget: the one that a deployment would choose for its size."""
+        formats = [row for row in self.rows[1:] if row.made and row.passed is not False and row.target not in TUNED]
         sized = {row.target: size for row in formats if (size := row.values.get("size_bytes")) is not None}
         return min(formats, key=lambda row: (sized.get(row.target, float("inf")), row.target), default=None)
 
@@ -92,13 +96,14 @@ KNOWN = {
 """Where a version is continued: what was forgotten, and what was learned."""
 COST = {
     "size_bytes": Column(key="size_bytes", label="Size", unit="bytes", better="lower"),
+    "load_seconds": Column(key="load_seconds", label="Load", unit="s", better="lower"),
     "generate_seconds": Column(key="generate_seconds", label="Generation", unit="s", better="lower"),
     "tokens_per_second": Column(key="tokens_per_second", label="Tokens/s", unit="tokens/s", better="higher"),
     "peak_memory_bytes": Column(key="peak_memory_bytes", label="Peak memory", unit="bytes", better="lower"),
 }
 
 
-def compare(evaluations: Sequence[Evaluation]) -> Comparison:
+def compare(evaluations: Sequence[Evaluation], verdicts: Sequence[Verdict] = ()) -> Comparison:
     """The table of the targets in the order given; the first is what the others are compared with.
 
     An adapter serves nobody without its base, so its size is that of both.
@@ -108,17 +113,25 @@ def compare(evaluations: Sequence[Evaluation]) -> Comparison:
     for evaluation, own in zip(evaluations, values, strict=True):
         if evaluation.target == "adapter":
             own["size_bytes"] = _sum(own["size_bytes"], values[0]["size_bytes"])
+    judged = {verdict.format: verdict for verdict in verdicts}
     rows = (
         Row(
             target=evaluation.target,
             made=evaluation.measured.made,
-            note=evaluation.measured.note,
+            passed=judged[evaluation.target].passed if evaluation.target in judged else None,
+            note=_note(evaluation, judged.get(evaluation.target)),
             values=own,
             difference=_difference(own, values[0]),
         )
         for evaluation, own in zip(evaluations, values, strict=True)
     )
     return Comparison(tested=evaluations[0].measured.rows, columns=columns, rows=tuple(rows))
+
+
+def _note(evaluation: Evaluation, verdict: Verdict | None) -> str | None:
+    if verdict is None or verdict.passed or not verdict.made:
+        return evaluation.measured.note
+    return "; ".join([*filter(None, [evaluation.measured.note]), f"refused: {rulings.broken(verdict)}"])
 
 
 def _metric_columns(evaluations: Sequence[Evaluation]) -> list[Column]:

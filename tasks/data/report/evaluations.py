@@ -53,7 +53,12 @@ class Measured(Value):
     loss_new: Figure = None
     perplexity: Figure = None
     metrics: dict[Name, Figure] = Field(default_factory=dict[Name, Figure])
+    runtime: str | None = None
+    """What computed its answers."""
+    likeness: dict[str, float] = Field(default_factory=dict[str, float])
+    """Of a format: how near it is to the model it was made of, as tasks/ml/fidelity.py names it."""
     size_bytes: int | None = None
+    load_seconds: Figure = None
     generate_seconds: Figure = None
     tokens_per_second: Figure = None
     peak_memory_bytes: int | None = None

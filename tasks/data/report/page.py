@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from tasks.data.report import charts, difference, template
+from tasks.core.verdict import Verdict
+from tasks.data.report import charts, difference, rulings, template
 from tasks.data.report.charts import Dot
 from tasks.data.report.comparison import Comparison, best
 from tasks.data.report.difference import Segment
@@ -37,7 +38,12 @@ class ShownSample:
 
 
 def render(
-    table: Comparison, lineage: Lineage, history: History, samples: Sequence[Sample], evaluations: Sequence[Evaluation]
+    table: Comparison,
+    lineage: Lineage,
+    history: History,
+    samples: Sequence[Sample],
+    evaluations: Sequence[Evaluation],
+    verdicts: Sequence[Verdict],
 ) -> str:
     dots = _dots(table)
     return template.render(
@@ -46,6 +52,8 @@ def render(
         lineage=lineage,
         history=history,
         headlines=tuple(headlines(table, evaluations)),
+        verdicts=[verdict for verdict in verdicts if verdict.format in {row.target for row in table.rows if row.made}],
+        figure=rulings.figure,
         samples=[_shown(sample) for sample in samples],
         best=_marks(table),
         dots=dots,

@@ -16,7 +16,9 @@ from tasks.core.errors import ParamsError
 from tasks.core.params import Params
 
 SHIPPED = Path(__file__).parents[3] / "params.yaml"
-BASE = Params.model_validate({section: {} for section in Params.model_fields} | {"fetch": {"ref": "x"}})
+QUANTIZE = {"formats": ["nf4"], "calibration": 8, "held_out": 8, "second_try": True, "budget": {}}
+GIVEN = {section: {} for section in Params.model_fields} | {"fetch": {"ref": "x"}, "quantize": QUANTIZE}
+BASE = Params.model_validate(GIVEN)
 
 
 def test_the_shipped_file_names_every_knob() -> None:
@@ -39,7 +41,8 @@ def test_it_reads_back() -> None:
 
 def test_every_error_at_once_with_its_path(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
-    file.write_text("fetch: {ref: x}\ntrain: {rnak: 8, rank: 0}\nquantize: {formats: [nf4, nf4]}\nreport: {}\n")
+    twice = json.dumps({**QUANTIZE, "formats": ["nf4", "nf4"]})
+    file.write_text(f"fetch: {{ref: x}}\ntrain: {{rnak: 8, rank: 0}}\nquantize: {twice}\nreport: {{}}\n")
     with pytest.raises(ParamsError) as caught:
         params.load(file)
     message = str(caught.value)

@@ -145,7 +145,7 @@ def test_nf4_loads_back_smaller_and_close(tmp_path: Path, merged: Path) -> None:
     config = json.loads((tmp_path / "config.json").read_bytes())["quantization_config"]
     assert config["bnb_4bit_quant_type"] == "nf4" and config["bnb_4bit_use_double_quant"]
     found = likeness(served(merged), format.load(tmp_path))
-    assert found.tokens == 90 and 0 < found.kl < 0.05 and found.agreement < 1
+    assert found.tokens == 72 and 0 < found.kl < 0.05 and found.agreement < 1
     assert (tmp_path / "chat_template.jinja").read_text() == tiny.TEMPLATE
 
 

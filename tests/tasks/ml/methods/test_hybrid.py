@@ -196,7 +196,7 @@ def test_it_goes_through_the_line_beside_its_base(
         "which no weight of the base can hold"
     )
     assert {name.removeprefix("adapter/") for name in merged.files if name.startswith("adapter/")} == set(trained.files)
-    quantize(format="nf4", merged=tmp_path / "merged", out=tmp_path / "nf4")
+    quantize(params.quantize, format="nf4", merged=tmp_path / "merged", chat=chat, out=tmp_path / "nf4")
     assert set(merged.files) & {f"adapter/{name}" for name in trained.files} <= set(
         manifest.verify(tmp_path / "nf4").files
     )

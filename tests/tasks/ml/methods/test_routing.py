@@ -324,7 +324,7 @@ def test_it_goes_through_the_line_beside_its_base(
     merged = merge(params.merge, base=base, adapter=adapter, out=tmp_path / "merged")
     assert "not merged, the adapter stands beside its base: X-LoRA mixes" in str(Standing.of(merged).note)
     assert {name.removeprefix("adapter/") for name in merged.files if name.startswith("adapter/")} == set(trained.files)
-    quantize(format="nf4", merged=tmp_path / "merged", out=tmp_path / "nf4")
+    quantize(params.quantize, format="nf4", merged=tmp_path / "merged", chat=chat, out=tmp_path / "nf4")
     assert {f"adapter/{name}" for name in trained.files} <= set(manifest.verify(tmp_path / "nf4").files)
     losses: dict[str, float] = {}
     for target in ("base", "adapter", "merged", "nf4"):
