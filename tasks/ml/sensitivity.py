@@ -6,16 +6,16 @@ import math
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tasks.core import events
 from tasks.data.chatset import Tokens
-from tasks.ml import blocks, loading, serving
-from tasks.ml.tuned import Runner
+from tasks.ml import attention, blocks, loading, packing
+from tasks.ml.packing import Pack
 
 ROWS = 4
 """Rows that each block is judged on: the differences between blocks are far larger than those between rows."""
@@ -28,26 +28,23 @@ LEVELS = 7
 
 def most_sensitive(folder: Path, rows: Sequence[Tokens]) -> frozenset[str]:
     """Names of a quarter of the blocks: those whose coarse weights alone move the model's distributions most."""
-    model = loading.load(folder, loading.compute_dtype("auto"))
-    stack, rows = blocks.stack(model), rows[:ROWS]
-    whole = _distributions(model, rows)
+    model = loading.load(folder, loading.compute_dtype("auto"), attention=attention.NAME)
+    stack, pack = blocks.stack(model), packing.pack(rows[:ROWS])
+    whole = _distributions(model, pack)
     costs: dict[str, float] = {}
     for number, (name, block) in enumerate(stack.items(), start=1):
         with _coarse(block):
-            costs[name] = _divergence(whole, _distributions(model, rows))
+            found = _distributions(model, pack)
+        costs[name] = (whole.exp() * (whole - found)).sum(-1).mean().item()
         events.progress("sensitivity of the layers", number, len(stack))
     ranked = sorted(costs, key=lambda name: (-costs[name], name))
     return frozenset(ranked[: math.ceil(SHARE * len(ranked))])
 
 
-def _distributions(model: Any, rows: Sequence[Tokens]) -> list[Tensor]:
-    """Log-probabilities at the labelled tokens of each row, shape (tokens, vocabulary)."""
-    served = serving.by_transformers(Runner.of(model))
-    return [torch.cat([chunk.log_softmax(-1) for chunk in served.logits(row)]) for row in rows]
-
-
-def _divergence(whole: Sequence[Tensor], found: Sequence[Tensor]) -> float:
-    return torch.cat([(p.exp() * (p - q)).sum(-1) for p, q in zip(whole, found, strict=True)]).mean().item()
+@torch.inference_mode()
+def _distributions(model: PreTrainedModel, pack: Pack) -> Tensor:
+    """Log-probabilities at the labelled tokens, shape (tokens, vocabulary)."""
+    return torch.cat([chunk.log_softmax(-1) for chunk in packing.logits(model, pack)])
 
 
 @contextmanager

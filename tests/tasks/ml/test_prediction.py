@@ -131,7 +131,9 @@ def test_qlora_of_65_b_parameters_is_foretold_to_fit_into_48_gb(tmp_path: Path, 
     )  # fmt: skip
     found = unloaded.predict(params, PrepareParams(max_length=512), base=tmp_path, chat=tmp_path / "none")
     assert found.total > 65e9 and found.trainable == 80 * rank * (4 * 2 * 8192 + 3 * (8192 + 22_016))
-    assert found.recomputed is not None and 33e9 < found.recomputed.total < most
+    assert found.recomputed is not None
+    # Without what this process holds from other tests; a step's own process takes about 0.6 GB.
+    assert 33e9 < found.recomputed.total - found.recomputed.process + 1e9 < most
 
 
 def test_a_method_that_looks_at_values_says_so(deep_base: Path) -> None:
