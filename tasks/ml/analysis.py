@@ -137,7 +137,8 @@ def _directions(change: Change, difference: Tensor) -> Directions:
     """Of dW as (outputs, inputs): exact from its factors where it is nothing else, for rounding adds directions of its own."""
     factors = change.update.factors
     if factors is not None and factors.whole:
-        return subspaces.of_product(factors.b.double(), factors.a.double())
+        b, a = factors.halves()
+        return subspaces.of_product(b.double(), a.double())
     return subspaces.of_matrix(difference.T if _turned(change) else difference)
 
 
@@ -168,7 +169,7 @@ def _inputs(change: Change, of: str) -> Tensor | None:
     """Orthonormal directions (inputs, n) of what reads the layer's inputs; None: the tensor is no matrix."""
     factors = change.update.factors
     if of == "A" and factors is not None:
-        return subspaces.of_matrix(factors.a.double()).v
+        return subspaces.of_matrix(factors.halves()[1].double()).v
     before = change.before()
     if before.ndim != 2:
         return None

@@ -1,29 +1,30 @@
-"""An adapter into plain weights: the base's files are copied and only touched tensors rewritten in place.
+"""An adapter into plain weights, tensor by tensor: the base's files are written anew in their own layout, and what the
+adapter does not change is copied by range or shared. Arithmetic in float32, one rounding.
 
-For LoRA bit-identical to PEFT's `merge_and_unload` in float32 followed by one rounding, without loading the model.
+The weights are those of PEFT's `merge_and_unload` in float32, without the model in memory.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from tasks.core import events, manifest, weights
-from tasks.core.errors import ModelError
-from tasks.ml import loading, updates
+from tasks.core.weights import INDEX
+from tasks.ml import tensors, updates
+from tasks.ml.merging import shards, writing
+from tasks.ml.merging.change import Left
 from tasks.ml.updates import ties
-from tasks.ml.updates.ties import Place, Plan
+from tasks.ml.updates.ties import Plan
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-INDEX = "model.safetensors.index.json"
+BENT = 0.9
+"""A survival below this is told."""
 
 
 def write(base: Path, adapter: Path, into: Path, dtype: str) -> dict[str, Any]:
@@ -31,21 +32,23 @@ def write(base: Path, adapter: Path, into: Path, dtype: str) -> dict[str, Any]:
 
     Unmergeable: nothing is written. ModelError: the adapter is damaged, or belongs to another base.
     """
-    shards = {shard: weights.header(shard) for shard in weights.shards(base)}
-    where = {name: shard for shard, places in shards.items() for name in places}
-    plan = ties.plan(base, updates.of(base, adapter), where, lambda name: _read(where[name], name).float())
+    files = {file: tensors.stored(file) for file in weights.shards(base)}
+    weights.check_index(base, {file: {name: it.place for name, it in found.items()} for file, found in files.items()})
+    where = {name: stored for found in files.values() for name, stored in found.items()}
+    plan = ties.plan(base, updates.of(base, adapter), where, lambda name: where[name].read().float())
+    planned = [
+        shards.plan(
+            file, into / file.name, found,
+            {name: place for name, place in plan.places.items() if where[place.source].file == file},
+            where.__getitem__, DTYPES.get(dtype),
+        )
+        for file, found in files.items()
+    ]  # fmt: skip
+    writing.check_room(planned, into)
     _copy(base, into)
-    survival: list[float] = []
-    for number, shard in enumerate(shards, start=1):
-        mine = {name: place for name, place in plan.places.items() if where[place.source] == shard}
-        survival += _shard(shard, into / shard.name, mine, DTYPES.get(dtype))
-        events.progress("merge", number, len(shards), tensors=len(survival))
+    left = writing.write(planned)
     _configure(into, dtype, plan)
-    _tell(survival)
-    return {
-        "merged_tensors": len(survival), "survival_min": min(survival), "survival_mean": sum(survival) / len(survival),
-        "untied": plan.untied,
-    }  # fmt: skip
+    return {**_survived(left), "untied": plan.untied}
 
 
 def _copy(base: Path, into: Path) -> None:
@@ -53,55 +56,6 @@ def _copy(base: Path, into: Path) -> None:
     for file in sorted(base.iterdir()):
         if file.is_file() and file.suffix != ".safetensors" and file.name != manifest.NAME:
             shutil.copyfile(file, into / file.name)
-
-
-def _shard(source: Path, target: Path, places: Mapping[str, Place], dtype: torch.dtype | None) -> list[float]:
-    """Write one shard with the updates that belong to it; the share of each change that survived rounding."""
-    there = weights.header(source)
-    if dtype is None and places.keys() <= there.keys():
-        shutil.copyfile(source, target)
-        return [_patch(target, there[name], *_apply(name, place, source, None)) for name, place in places.items()]
-    made = {name: _apply(name, place, source, dtype) for name, place in places.items()}
-    tensors = {name: made[name][0] if name in made else _read(source, name) for name in {**there, **made}}
-    with loading.writing(target):
-        save_file(
-            {name: value.to(dtype or value.dtype) for name, value in tensors.items()}, target, metadata={"format": "pt"}
-        )
-    return [survival for _, survival in made.values()]
-
-
-def _apply(name: str, place: Place, source: Path, dtype: torch.dtype | None) -> tuple[Tensor, float]:
-    """The tensor as it is stored after its update, rounded once, and the share of the change that survived that."""
-    stored = _read(source, place.source)
-    before = stored.float()
-    after = place.update.value(before)
-    rounded = after.to(dtype or stored.dtype).contiguous()
-    if not rounded.isfinite().all():
-        raise ModelError(f"{name}: the merged weight is not finite in {rounded.dtype}: set merge.dtype=float32")
-    return rounded, _survival(before, after, rounded)
-
-
-def _survival(before: Tensor, after: Tensor, rounded: Tensor) -> float:
-    """Cosine between the change that is stored and the change that was learned: 1 where rounding lost nothing."""
-    stored, learned = rounded.float() - before.to(rounded.dtype).float(), after - before
-    if torch.equal(stored, learned):
-        return 1.0
-    return torch.nn.functional.cosine_similarity(stored.flatten(), learned.flatten(), dim=0).item()
-
-
-def _patch(file: Path, place: weights.Tensor, value: Tensor, survival: float) -> float:
-    with file.open("r+b") as stream:
-        stream.seek(place.start)
-        stream.write(value.view(torch.uint8).numpy().tobytes())
-    return survival
-
-
-def _read(shard: Path, name: str) -> Tensor:
-    try:
-        with safe_open(shard, "pt") as tensors:
-            return tensors.get_tensor(name)
-    except SafetensorError as error:
-        raise ModelError(f"{shard}: {error}") from None
 
 
 def _configure(folder: Path, dtype: str, plan: Plan) -> None:
@@ -123,8 +77,16 @@ def _amend(file: Path, changes: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def _tell(survival: Sequence[float]) -> None:
-    if lost := [value for value in survival if value < 0.9]:
+def _survived(left: Mapping[str, Left]) -> dict[str, Any]:
+    """Of every changed tensor: how its stored change lies to the learned one, and the share of values that did not move."""
+    survival = [left[name].survival for name in sorted(left)]
+    if lost := [value for value in survival if value < BENT]:
         events.warning(
-            f"rounding bends the change (cosine under 0.9) in {len(lost)} of {len(survival)} tensors; merge.dtype=float32 keeps all"
+            f"rounding bends the change (cosine under {BENT}) in {len(lost)} of {len(survival)} tensors; "
+            "merge.dtype=float32 keeps all"
         )
+    every = sum(left.values(), Left())
+    return {
+        "merged_tensors": len(survival), "survival_min": round(min(survival), 4),
+        "survival_mean": round(sum(survival) / len(survival), 4), "unchanged": round(every.same / max(1, every.values), 4),
+    }  # fmt: skip

@@ -53,7 +53,8 @@ def write(gguf: Gguf, places: Mapping[str, Place], base: Path) -> int:
     found = {place: Weight(gguf.tensors[name].kind, *places[name].shape) for place, name in sorted(names.items())}
     (base / FOLDER).mkdir()
     with (base / FOLDER / BLOCKS).open("wb") as stream:
-        stream.write(tensors.header({place: ("U8", (it.outputs, it.row), 1) for place, it in found.items()}))
+        sizes = {place: ("U8", (it.outputs, it.row), it.outputs * it.row) for place, it in found.items()}
+        stream.write(weights.compose(sizes, {"format": "pt"}))
         for place in found:
             stream.write(tensors.packed_rows(gguf, gguf.tensors[names[place]], places[names[place]].heads).data)
     entries = {place: {"kind": it.kind.name, "shape": [it.outputs, it.inputs]} for place, it in found.items()}

@@ -1,21 +1,15 @@
-"""A GGUF file's tensors as bfloat16 safetensors: unpacked a few rows at a time, written straight to the file.
-
-Format of the result: 8 bytes little-endian header length, the header as JSON, then the data
-(https://github.com/huggingface/safetensors, section Format).
-"""
+"""A GGUF file's tensors as bfloat16 safetensors: unpacked a few rows at a time, written straight to the file."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.core import events
+from tasks.core import events, weights
 from tasks.ml.gguf_base.architectures import Place
 from tasks.ml.gguf_base.blocks import Kind, Library
 from tasks.ml.gguf_base.reader import Gguf, Tensor, refuse
@@ -33,23 +27,13 @@ def write(gguf: Gguf, places: Mapping[str, Place], file: Path) -> None:
     """Write every tensor in the order of its name. ModelError: a value is not finite."""
     named = sorted((place.name, name) for name, place in places.items())
     with file.open("wb") as stream:
-        stream.write(header({place: ("BF16", _shape(places[name]), 2) for place, name in named}))
+        shapes = {place: _shape(places[name]) for place, name in named}
+        sizes = {place: ("BF16", shape, 2 * math.prod(shape)) for place, shape in shapes.items()}
+        stream.write(weights.compose(sizes, {"format": "pt"}))
         for done, (_, name) in enumerate(named, start=1):
             for words in bfloat16(gguf, name, places[name]):
                 stream.write(words.data)
             events.progress("unpack", done, len(named))
-
-
-def header(tensors: Mapping[str, tuple[str, tuple[int, ...], int]]) -> bytes:
-    """The file's first bytes, for tensors by name with their type, shape and bytes a value, in the order of the data."""
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    place = 0
-    for name, (dtype, shape, size) in tensors.items():
-        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": (place, place + size * math.prod(shape))}
-        place = entries[name]["data_offsets"][1]
-    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
 
 
 def _shape(place: Place) -> tuple[int, ...]:

@@ -13,20 +13,20 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Factors:
-    """The thin matrices that an update was trained as: b (outputs, r) with its scale, a (r, inputs).
+    """The thin matrices that an update was trained as; `halves` reads b (outputs, r) with its scale, and a (r, inputs).
 
     whole: the update adds B A and does nothing else. turned: the base stores its matrix as (inputs, outputs).
     """
 
-    b: Tensor
-    a: Tensor
+    halves: Callable[[], tuple[Tensor, Tensor]]
     whole: bool
     turned: bool
 
 
 @dataclass(frozen=True)
 class Update:
-    """`value` gives a tensor as it is after training from the one before: both in float32, both of one shape.
+    """`value` gives a tensor as it is after training from the one before: both in float32, both of one shape. What was
+    trained is read when it is asked for, so that updates take no memory.
 
     alone: a tensor that the base ties to this one keeps its old value.
     """
@@ -64,12 +64,17 @@ def of(base: Path, adapter: Path) -> Updates:
 
     Unmergeable: there are none. ModelError: the adapter is damaged, or belongs to another base.
     """
-    from tasks.ml import own_adapter
-    from tasks.ml.updates import by_peft, lora, own
+    from tasks.ml.updates import lora
 
-    if (adapter / own_adapter.CONFIG).is_file():
+    if not (adapter / "adapter_config.json").is_file():
+        from tasks.ml.updates import own  # as `by_peft`: for LoRA, transformers and PEFT are not even imported
+
         return own.updates(adapter)
     config: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_bytes())
     if reason := BESIDE.get(config["peft_type"]):
         raise Unmergeable(reason)
-    return lora.updates(config, adapter) or by_peft.updates(base, adapter)
+    if (found := lora.updates(config, adapter)) is not None:
+        return found
+    from tasks.ml.updates import by_peft
+
+    return by_peft.updates(base, adapter)

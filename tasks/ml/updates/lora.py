@@ -10,15 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from tasks.core.errors import ModelError
+from tasks.ml import tensors
 from tasks.ml.lora import plain
+from tasks.ml.tensors import Stored
 from tasks.ml.updates import Factors, Update, Updates
 
-PREFIX = "base_model.model."
+PREFIX, FILE = "base_model.model.", "adapter_model.safetensors"
 PARTS = (
     "lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_magnitude_vector", "lora_A", "lora_B", "lora_E",
     "token_adapter.trainable_tokens_delta", "trainable_tokens_delta",
@@ -34,21 +34,13 @@ def updates(config: Mapping[str, Any], adapter: Path) -> Updates | None:
     """None where the adapter is of another kin. ModelError: a part of it is missing or not finite."""
     if not _is_kin(config):
         return None
-    try:
-        tensors = load_file(adapter / "adapter_model.safetensors")
-    except (SafetensorError, FileNotFoundError) as error:
-        raise ModelError(f"{adapter}: {error}: train it again") from None
-    layers: dict[str, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if not value.isfinite().all():
-            raise ModelError(f"{adapter}: {name} is not finite")
-        layer, part = _split(name.removeprefix(PREFIX))
+    layers: dict[str, dict[str, Stored]] = {}
+    for name, part in tensors.finite(adapter / FILE).items():
+        layer, kind = _split(name.removeprefix(PREFIX))
         if "lora_" in layer:
             return None
-        layers.setdefault(layer, {})[part] = value
-    if not layers:
-        raise ModelError(f"{adapter} holds no tensors")
-    return dict(pair for layer, parts in layers.items() for pair in _layer(config, adapter, layer, parts))
+        layers.setdefault(layer, {})[kind] = part
+    return dict(pair for layer, found in layers.items() for pair in _layer(config, adapter, layer, found))
 
 
 def _is_kin(config: Mapping[str, Any]) -> bool:
@@ -67,7 +59,7 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _layer(
-    config: Mapping[str, Any], adapter: Path, layer: str, parts: Mapping[str, Tensor]
+    config: Mapping[str, Any], adapter: Path, layer: str, parts: Mapping[str, Stored]
 ) -> Iterator[tuple[str, Update]]:
     """One layer's updates."""
     if "lora_B.weight" in parts and ("lora_magnitude_vector" in parts) != config["use_dora"]:
@@ -76,26 +68,39 @@ def _layer(
         case [""]:
             yield layer, Update(partial(_replace, layer, parts[""]), alone=True)
         case ["lora_A.weight", "lora_B.weight", *more] if set(more) <= {"lora_magnitude_vector"}:
-            a, b, m = parts["lora_A.weight"], parts["lora_B.weight"], parts.get("lora_magnitude_vector")
-            yield f"{layer}.weight", _adding(layer, a, b, m, scale(config, layer, len(a)), _turned(config))
+            yield f"{layer}.weight", _adding(config, layer, parts)
         case ["lora_A.weight", "lora_B.bias", "lora_B.weight"]:
-            a, b, bias = parts["lora_A.weight"], parts["lora_B.weight"], parts["lora_B.bias"]
-            times = scale(config, layer, len(a))
-            yield f"{layer}.weight", _adding(layer, a, b, None, times, _turned(config))
-            yield f"{layer}.bias", Update(lambda before: before + times * bias.float())
+            times = scale(config, layer, parts["lora_A.weight"].shape[0])
+            yield f"{layer}.weight", _adding(config, layer, parts)
+            yield f"{layer}.bias", Update(partial(_add_bias, layer, parts["lora_B.bias"], times))
         case ["lora_A", "lora_B", "lora_E"]:
-            a, b = parts["lora_A"].float() * parts["lora_E"].float(), parts["lora_B"]
             times = (config["lora_alpha"] or config["init_r"]) / (config["init_r"] + EPSILON)
-            yield f"{layer}.weight", _adding(layer, a, b, None, times, _turned(config))
+            halves = partial(_triplet, times, parts["lora_A"], parts["lora_B"], parts["lora_E"])
+            yield f"{layer}.weight", _of_factors(layer, Factors(halves, whole=True, turned=_turned(config)))
         case [("token_adapter.trainable_tokens_delta" | "trainable_tokens_delta") as part]:
             yield f"{layer}.weight", Update(partial(_set_rows, layer, _tokens(config, adapter, layer), parts[part]))
         case _:
             raise ModelError(f"{adapter}: the adapter of {layer} is missing a half (it has {', '.join(sorted(parts))})")
 
 
-def _adding(layer: str, a: Tensor, b: Tensor, magnitude: Tensor | None, times: float, turned: bool) -> Update:
-    factors = Factors(times * b.float(), a.float(), whole=magnitude is None, turned=turned)
-    return Update(partial(_add, layer, a, b, magnitude, times, turned), factors=factors)
+def _adding(config: Mapping[str, Any], layer: str, parts: Mapping[str, Stored]) -> Update:
+    a, b, magnitude = parts["lora_A.weight"], parts["lora_B.weight"], parts.get("lora_magnitude_vector")
+    halves = partial(_pair, scale(config, layer, a.shape[0]), a, b)
+    return _of_factors(layer, Factors(halves, whole=magnitude is None, turned=_turned(config)), magnitude)
+
+
+def _of_factors(layer: str, factors: Factors, magnitude: Stored | None = None) -> Update:
+    return Update(partial(_add, layer, factors, magnitude), factors=factors)
+
+
+def _pair(times: float, a: Stored, b: Stored) -> tuple[Tensor, Tensor]:
+    """s B and A, in float32."""
+    return times * b.read().float(), a.read().float()
+
+
+def _triplet(times: float, a: Stored, b: Stored, e: Stored) -> tuple[Tensor, Tensor]:
+    """s P and Lambda Q of AdaLoRA, in float32."""
+    return times * b.read().float(), a.read().float() * e.read().float()
 
 
 def scale(config: Mapping[str, Any], layer: str, rank: int) -> float:
@@ -119,37 +124,39 @@ def _tokens(config: Mapping[str, Any], adapter: Path, layer: str) -> list[int]:
     raise ModelError(f"{adapter}: adapter_config.json does not say which tokens of {layer} were trained")
 
 
-def _replace(name: str, value: Tensor, before: Tensor) -> Tensor:
-    _same_shape(name, value, before)
-    return value.float()
+def _replace(name: str, value: Stored, before: Tensor) -> Tensor:
+    same_shape(name, value.shape, before)
+    return value.read().float()
 
 
-def _add(
-    layer: str, a: Tensor, b: Tensor, magnitude: Tensor | None, scale: float, turned: bool, before: Tensor
-) -> Tensor:
+def _add_bias(layer: str, bias: Stored, times: float, before: Tensor) -> Tensor:
+    same_shape(f"{layer}.bias", bias.shape, before)
+    return before + times * bias.read().float()
+
+
+def _add(layer: str, factors: Factors, magnitude: Stored | None, before: Tensor) -> Tensor:
     """W + s B A, its rows brought to `magnitude` where there is one (DoRA, arXiv 2402.09353, equation 5).
 
     Shapes: a (r, inputs), b (outputs, r), magnitude (outputs), before (outputs, inputs), or the other way if `turned`.
     """
-    delta = scale * (b.float() @ a.float())
-    weight = before.T if turned else before
-    _same_shape(f"{layer}.weight", delta, weight)
-    after = weight + delta
+    b, a = factors.halves()
+    weight = before.T if factors.turned else before
+    same_shape(f"{layer}.weight", (len(b), a.shape[-1]), weight)
+    after = weight + b @ a
     if magnitude is not None:
-        after = (magnitude.float() / after.norm(dim=1)).unsqueeze(1) * after
-    return (after.T if turned else after).contiguous()
+        after *= (magnitude.read().float() / after.norm(dim=1)).unsqueeze(1)
+    return (after.T if factors.turned else after).contiguous()
 
 
-def _set_rows(layer: str, tokens: list[int], rows: Tensor, before: Tensor) -> Tensor:
-    if len(tokens) != len(rows) or max(tokens) >= len(before) or rows.shape[1] != before.shape[1]:
-        raise ModelError(f"{layer}: {len(tokens)} tokens with rows of {tuple(rows.shape)} in {tuple(before.shape)}")
+def _set_rows(layer: str, tokens: list[int], rows: Stored, before: Tensor) -> Tensor:
+    if len(tokens) != rows.shape[0] or max(tokens) >= len(before) or rows.shape[1] != before.shape[1]:
+        raise ModelError(f"{layer}: {len(tokens)} tokens with rows of {rows.shape} in {tuple(before.shape)}")
     after = before.clone()
-    after[tokens] = rows.float()
+    after[tokens] = rows.read().float()
     return after
 
 
-def _same_shape(name: str, change: Tensor, weight: Tensor) -> None:
-    if weight.shape != change.shape:
-        raise ModelError(
-            f"{name}: the adapter's change is {tuple(change.shape)}, the base's weight {tuple(weight.shape)}"
-        )
+def same_shape(name: str, change: tuple[int, ...], weight: Tensor) -> None:
+    """ModelError: an update of this shape does not fit the base's tensor."""
+    if tuple(weight.shape) != change:
+        raise ModelError(f"{name}: the adapter's change is {change}, the base's weight {tuple(weight.shape)}")

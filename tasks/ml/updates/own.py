@@ -8,7 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from tasks.core.errors import ModelError
-from tasks.ml import own_adapter
+from tasks.ml import own_adapter, tensors
+from tasks.ml.tensors import Stored
 from tasks.ml.updates import BESIDE, Unmergeable, Update, Updates
 
 
@@ -23,12 +24,11 @@ def updates(adapter: Path) -> Updates:
         raise Unmergeable(BESIDE["XLORA"])
     if described.kind == "modules":
         raise Unmergeable(f"{described.method} brings modules of its own, which the base has no place for")
-    return {
-        name: Update(partial(_replace, adapter, name, value)) for name, value in own_adapter.tensors(adapter).items()
-    }
+    found = tensors.finite(adapter / own_adapter.TENSORS)
+    return {name: Update(partial(_replace, adapter, name, value)) for name, value in found.items()}
 
 
-def _replace(adapter: Path, name: str, value: Tensor, before: Tensor) -> Tensor:
-    if value.shape != before.shape:
-        raise ModelError(f"{adapter}: {name} is {tuple(value.shape)}, in the base {tuple(before.shape)}: wrong base")
-    return value.float()
+def _replace(adapter: Path, name: str, value: Stored, before: Tensor) -> Tensor:
+    if value.shape != tuple(before.shape):
+        raise ModelError(f"{adapter}: {name} is {value.shape}, in the base {tuple(before.shape)}: wrong base")
+    return value.read().float()

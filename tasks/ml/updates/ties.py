@@ -3,18 +3,20 @@ it stays tied if training left both equal, else it becomes one."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from tasks.core.errors import ModelError
 from tasks.ml.updates import Update, Updates
 
 Read = Callable[[str], Tensor]
+INSIDE = re.compile(r"\.\d+\.")
+"""In the names of what belongs to one of several layers."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ def plan(base: Path, updates: Updates, names: Collection[str], read: Read) -> Pl
 
     ModelError: an update is of a tensor that the base does not have.
     """
-    ends = _tied(base)
+    # Neither end is a numbered layer's, and who knows this without asking spares itself transformers' import.
+    ends = None if all(INSIDE.search(name) for name in updates) else _tied(base)
     embedding, head = (_find(end, names) for end in ends) if ends else (None, None)
     if ends is None or embedding is None or not updates.keys() & set(ends):
         return Plan(
@@ -81,6 +84,8 @@ def _find(name: str, names: Collection[str]) -> str | None:
 
 def _tied(base: Path) -> tuple[str, str] | None:
     """The names of the embeddings' and the head's weights where they are one tensor; None where they are two."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     config = AutoConfig.from_pretrained(base, trust_remote_code=False)
     if not config.get_text_config().tie_word_embeddings:
         return None
