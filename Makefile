@@ -39,7 +39,7 @@ lint: install
 	basedpyright
 
 bench: install ## every benchmark, in its quick form
-	for script in overhead demo prepare train; do python benchmarks/$$script.py --quick || exit 1; done
+	for script in overhead demo prepare train merge; do python benchmarks/$$script.py --quick || exit 1; done
 
 peers: $(foreach peer,trl unsloth llamafactory,.peers/$(peer)/.installed) ## the trainers that the benchmarks compare with, an environment each
 

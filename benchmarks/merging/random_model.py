@@ -1,6 +1,6 @@
 """A random Llama in bfloat16 in several files, and a LoRA of rank 16 on all its linear layers: merging asks for no sense.
 
-python benchmarks/merging/random_model.py OUT SHAPE    (OUT/base, OUT/adapter; SHAPE: 1.1B, 3B or tiny)
+python benchmarks/merging/random_model.py OUT SHAPE    (OUT/base, OUT/adapter; SHAPE: 1.1B, 3B, small or tiny)
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
     "tiny": {
         "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False,
+    },
+    "small": {
+        "vocab_size": 2048, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True,
     },
 }  # fmt: skip
 
