@@ -69,7 +69,7 @@ def of(base: Path, adapter: Path) -> Updates:
     if not (adapter / "adapter_config.json").is_file():
         from tasks.ml.updates import own  # as `by_peft`: for LoRA, transformers and PEFT are not even imported
 
-        return own.updates(adapter)
+        return own.updates(base, adapter)
     config: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_bytes())
     if reason := BESIDE.get(config["peft_type"]):
         raise Unmergeable(reason)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from transformers.core_model_loading import revert_weight_conversion
 
 from tasks.core import weights
 from tasks.core.errors import ModelError
@@ -47,8 +48,9 @@ def _answers(model: Any) -> Tensor:
 
 
 def _changed(base: Path, merged: Any) -> Iterator[tuple[str, Update]]:
-    """Every tensor that differs from the base's own; of two tied ones the first."""
-    values = {name: value.detach().cpu() for name, value in merged.named_parameters()}
+    """Every tensor that differs from the base's own; of two tied ones the first. transformers may hold several of the
+    files' tensors as one, as it does with experts."""
+    values = revert_weight_conversion(merged, {name: value.detach().cpu() for name, value in merged.named_parameters()})
     for shard in weights.shards(base):
         with safe_open(shard, "pt") as tensors:
             for name in weights.header(shard):

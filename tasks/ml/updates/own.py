@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.core_model_loading import revert_weight_conversion
 
+from tasks.core import weights
 from tasks.core.errors import ModelError
 from tasks.ml import own_adapter, tensors
 from tasks.ml.tensors import Stored
-from tasks.ml.updates import BESIDE, Unmergeable, Update, Updates
+from tasks.ml.updates import BESIDE, Unmergeable, Update, Updates, ties
+
+Read = Callable[[], Tensor]
 
 
-def updates(adapter: Path) -> Updates:
+def updates(base: Path, adapter: Path) -> Updates:
     """Unmergeable: it brings modules of its own, or a prompt. ModelError: damaged."""
     described = own_adapter.read(adapter)
     if described.kind == "parts":
@@ -25,10 +32,24 @@ def updates(adapter: Path) -> Updates:
     if described.kind == "modules":
         raise Unmergeable(f"{described.method} brings modules of its own, which the base has no place for")
     found = tensors.finite(adapter / own_adapter.TENSORS)
-    return {name: Update(partial(_replace, adapter, name, value)) for name, value in found.items()}
+    there = {name for shard in weights.shards(base) for name in weights.header(shard)}
+    named = {name: partial(Stored.read, value) for name, value in found.items()}
+    if any(ties.find(name, there) is None for name in found):
+        named = _as_in_files(base, named)
+    return {name: Update(partial(_replace, adapter, name, read)) for name, read in named.items()}
 
 
-def _replace(adapter: Path, name: str, value: Stored, before: Tensor) -> Tensor:
-    if value.shape != tuple(before.shape):
-        raise ModelError(f"{adapter}: {name} is {value.shape}, in the base {tuple(before.shape)}: wrong base")
-    return value.read().float()
+def _as_in_files(base: Path, named: Mapping[str, Read]) -> dict[str, Read]:
+    """transformers may hold several of the files' tensors as one, as it does with experts; they are taken apart, in memory."""
+    config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    apart = revert_weight_conversion(model, {name: read() for name, read in named.items()})
+    return {name: partial(Tensor.contiguous, value) for name, value in apart.items()}
+
+
+def _replace(adapter: Path, name: str, read: Read, before: Tensor) -> Tensor:
+    value = read()
+    if value.shape != before.shape:
+        raise ModelError(f"{adapter}: {name} is {tuple(value.shape)}, in the base {tuple(before.shape)}: wrong base")
+    return value.float()

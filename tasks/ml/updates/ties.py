@@ -42,7 +42,7 @@ def plan(base: Path, updates: Updates, names: Collection[str], read: Read) -> Pl
     """
     # Neither end is a numbered layer's, and who knows this without asking spares itself transformers' import.
     ends = None if all(INSIDE.search(name) for name in updates) else _tied(base)
-    embedding, head = (_find(end, names) for end in ends) if ends else (None, None)
+    embedding, head = (find(end, names) for end in ends) if ends else (None, None)
     if ends is None or embedding is None or not updates.keys() & set(ends):
         return Plan(
             {_known(name, names, base): Place(_known(name, names, base), updates[name]) for name in updates}, False
@@ -71,14 +71,15 @@ def _both(updates: Updates, embedding: str, head: str, before: Tensor) -> tuple[
 
 
 def _known(name: str, names: Collection[str], base: Path) -> str:
-    found = _find(name, names)
+    found = find(name, names)
     if found is None:
         raise ModelError(f"the adapter changes {name}, which the base {base} does not have: wrong base")
     return found
 
 
-def _find(name: str, names: Collection[str]) -> str | None:
-    """The tensor's name in the files, which may leave out the first part that the model has (`transformer.`)."""
+def find(name: str, names: Collection[str]) -> str | None:
+    """The tensor's name in the files, which may leave out the first part that the model has (`transformer.`); None: it is
+    not there."""
     return next((each for each in (name, name.partition(".")[2]) if each in names), None)
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import peft
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -23,62 +22,15 @@ from tasks.ml import loading, methods
 from tasks.ml.export import merge
 from tasks.ml.tuned import Ahead
 from tasks.ml.updates import Unmergeable
+from tests.merging import GPT2, beside, logits, make, train
 
 LAYERS = ["q_proj", "v_proj", "down_proj"]
-GPT2 = ["c_attn", "c_fc", "attn.c_proj"]
-
-
-def make(folder: Path, kind: str, **changes: Any) -> Path:
-    """A random base of an architecture: Llama with its own head or a tied one, Qwen with biases, GPT-2 with turned weights."""
-    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
-
-    torch.manual_seed(0)
-    shape: dict[str, Any] = {
-        "vocab_size": 160, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2,
-    }  # fmt: skip
-    model: Any
-    if kind == "gpt2":
-        model = GPT2LMHeadModel(
-            GPT2Config(vocab_size=160, n_embd=32, n_layer=2, n_head=4, n_positions=128, bos_token_id=1, eos_token_id=2)
-        )
-    elif kind == "qwen":
-        model = Qwen2ForCausalLM(Qwen2Config(**shape, tie_word_embeddings=True))
-    else:
-        model = LlamaForCausalLM(LlamaConfig(**shape, tie_word_embeddings=kind == "tied"))
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            if name.endswith("bias"):
-                value.normal_(std=0.1)
-    model.save_pretrained(folder, **changes)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("bases")
     return {kind: make(folder / kind, kind) for kind in ("llama", "tied", "qwen", "gpt2")}
-
-
-def train(base: Path, config: Any, into: Path) -> Path:
-    """An adapter with every trainable tensor moved at random, saved as PEFT saves it."""
-    torch.manual_seed(1)
-    tuned: Any = get_peft_model(loading.load(base, torch.float32), config)
-    with torch.no_grad():
-        for value in tuned.parameters():
-            if value.requires_grad:
-                value.add_(torch.randn_like(value) * 0.05)
-    tuned.save_pretrained(into, save_embedding_layers=False)
-    return into
-
-
-def logits(model: Any) -> torch.Tensor:
-    with torch.inference_mode():
-        return model.eval()(input_ids=torch.arange(3, 67)[None]).logits
-
-
-def beside(base: Path, adapter: Path) -> Any:
-    return PeftModel.from_pretrained(loading.load(base, torch.float32), str(adapter)).eval()
 
 
 @dataclass(frozen=True)
