@@ -48,7 +48,7 @@ class Line:
             report=self.at(layout.DATA_REPORT),
         )
         train(chosen.train, chat=self.chat, base=self.base, out=self.adapter, report=self.at(layout.TRAIN_REPORT))
-        merge(chosen.merge, base=self.base, adapter=self.adapter, out=self.merged)
+        merge(chosen.merge, base=self.base, adapter=self.adapter, chat=self.chat, out=self.merged)
         for target, model in (("base", self.base), ("adapter", self.adapter), ("merged", self.merged)):
             out = self.at(layout.evaluation(target))
             evaluate(chosen.evaluate, target=target, chat=self.chat, base=self.base, model=model, out=out)

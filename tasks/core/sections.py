@@ -216,10 +216,38 @@ class TrainParams(Section):
     launch: Launch = Launch()
 
 
+class Also(Section):
+    """Another adapter of the same base, for the merged model to hold as well."""
+
+    adapter: Annotated[Word, Field(description="its folder, as `train` left it; absolute")]
+    weight: float = 1.0
+
+
 class MergeParams(Section):
     dtype: Annotated[Literal["base", "float32", "float16", "bfloat16"], Field(description="of the merged weights")] = (
         "base"
     )
+    onto: Annotated[
+        Literal["auto", "original", "trained"],
+        Field(
+            description="where training held the base in fewer bits: into the 16-bit base, or into what training saw of it; "
+            "auto: the one with the lower held-out loss"
+        ),
+    ] = "auto"
+    bound: Annotated[
+        float, Field(gt=0, description="mean divergence of the merged model from base and adapter, nats, at most")
+    ] = 0.01
+    also: Annotated[tuple[Also, ...], Field(description="more adapters of the same base, combined with this one")] = ()
+    weight: Annotated[float, Field(description="of this run's own adapter, beside others")] = 1.0
+    combine: Annotated[
+        Literal[
+            "linear", "cat", "svd", "ties", "ties_svd", "dare_linear", "dare_linear_svd", "dare_ties", "dare_ties_svd",
+            "magnitude_prune", "magnitude_prune_svd",
+        ],
+        Field(description="how, as PEFT's add_weighted_adapter names it; cat and svd take adapters of different ranks"),
+    ] = "cat"  # fmt: skip
+    density: Annotated[float, Field(gt=0, le=1, description="share that ties, dare and magnitude_prune keep")] = 0.5
+    seed: Annotated[int, Field(ge=0, lt=2**31, description="of what dare drops")] = 7
 
 
 class Budget(Section):

@@ -44,7 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
     tiny.make_raw(folder / "raw")
     prepare(params.prepare, raw=folder / "raw", base=folder / "base", out=folder / "chat", report=folder / "card")
     make_prefix(folder / "base", folder / "adapter")
-    merge(params.merge, base=folder / "base", adapter=folder / "adapter", out=folder / "merged")
+    merge(params.merge, base=folder / "base", adapter=folder / "adapter", chat=folder / "chat", out=folder / "merged")
     for format in ("nf4", "gguf-f16"):
         quantize(params.quantize, format=format, merged=folder / "merged", chat=folder / "chat", out=folder / format)
     return folder
@@ -117,5 +117,5 @@ def test_an_adapter_of_another_base_is_refused(made: Path, tmp_path: Path, tiny_
     make_prefix(made / "base", tmp_path / "adapter", trained_on="0" * 64)
     params = Params.model_validate(tiny.params(tiny_base)).merge
     with pytest.raises(ModelError, match="was trained on another base"):
-        merge(params, base=made / "base", adapter=tmp_path / "adapter", out=tmp_path / "merged")
+        merge(params, base=made / "base", adapter=tmp_path / "adapter", chat=made / "chat", out=tmp_path / "merged")
     assert not (tmp_path / "merged").exists()

@@ -63,7 +63,7 @@ def test_a_full_disk_is_one_message(small_disk: Path, tmp_path: Path, big_base: 
     failed = 0
     for name, *flags in (
         ("fetch", "--out", f"{small_disk}/base"),
-        ("merge", "--base", "base", "--adapter", "adapter", "--out", f"{small_disk}/merged"),
+        ("merge", "--base", "base", "--adapter", "adapter", "--chat", "chat", "--out", f"{small_disk}/merged"),
     ):
         done = step(tmp_path / "work", name, *flags)
         assert done.returncode == 6, done.stderr

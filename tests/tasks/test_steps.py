@@ -58,8 +58,10 @@ def test_a_method_trains_merges_and_is_judged(
     trained = train(params.train, chat=chat, base=base, out=tmp_path / "adapter", report=tmp_path / "report")
     assert trained.facts["base"] == ("nf4" if method == "qlora" else "plain")
     assert not (tmp_path / "work" / "checkpoints").exists() or not list((tmp_path / "work" / "checkpoints").iterdir())
-    merged = merge(params.merge, base=base, adapter=tmp_path / "adapter", out=tmp_path / "merged")
-    assert merged.inputs == {"base": manifest.read(base).digest, "adapter": trained.digest}
+    merged = merge(params.merge, base=base, adapter=tmp_path / "adapter", chat=chat, out=tmp_path / "merged")
+    wanted = {"base": base, "adapter": tmp_path / "adapter", "chat": chat}
+    assert merged.inputs == {name: manifest.read(folder).digest for name, folder in wanted.items()}
+    assert merged.facts["merged"] is False or merged.facts["proof"]["kl"] < 1e-4
     losses = {}
     for target in ("adapter", "merged"):
         out = tmp_path / f"judged-{target}"

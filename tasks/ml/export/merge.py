@@ -19,6 +19,7 @@ from tasks.core.weights import INDEX
 from tasks.ml import tensors, updates
 from tasks.ml.merging import shards, writing
 from tasks.ml.merging.change import Left
+from tasks.ml.merging.held import Seen
 from tasks.ml.updates import ties
 from tasks.ml.updates.ties import Plan
 
@@ -27,28 +28,34 @@ BENT = 0.9
 """A survival below this is told."""
 
 
-def write(base: Path, adapter: Path, into: Path, dtype: str) -> dict[str, Any]:
+def write(base: Path, adapter: Path, into: Path, dtype: str, seen: Seen | None = None) -> dict[str, Any]:
     """Write the merged model; facts say how much of each change survived the rounding.
+
+    seen: merge into the base as training saw it, not as its files have it.
 
     Unmergeable: nothing is written. ModelError: the adapter is damaged, or belongs to another base.
     """
     files = {file: tensors.stored(file) for file in weights.shards(base)}
     weights.check_index(base, {file: {name: it.place for name, it in found.items()} for file, found in files.items()})
     where = {name: stored for found in files.values() for name, stored in found.items()}
-    plan = ties.plan(base, updates.of(base, adapter), where, lambda name: where[name].read().float())
+    trained = updates.of(base, adapter)
+    if seen is not None:
+        trained = seen.under(trained, where)
+    plan = ties.plan(base, trained, where, lambda name: where[name].read().float())
     planned = [
         shards.plan(
-            file, into / file.name, found,
+            file, into / file.name, there,
             {name: place for name, place in plan.places.items() if where[place.source].file == file},
             where.__getitem__, DTYPES.get(dtype),
         )
-        for file, found in files.items()
+        for file, there in files.items()
     ]  # fmt: skip
     writing.check_room(planned, into)
     _copy(base, into)
     left = writing.write(planned)
-    _configure(into, dtype, plan)
-    return {**_survived(left), "untied": plan.untied}
+    _configure(into, dtype, plan, sum(part.end - part.start for shard in planned for part in shard.parts))
+    changed = {name: it for name, it in left.items() if plan.places[name].update.value is not updates.same}
+    return {**_survived(changed), "untied": plan.untied}
 
 
 def _copy(base: Path, into: Path) -> None:
@@ -58,18 +65,21 @@ def _copy(base: Path, into: Path) -> None:
             shutil.copyfile(file, into / file.name)
 
 
-def _configure(folder: Path, dtype: str, plan: Plan) -> None:
-    """What the files say of themselves: a new dtype, a head that is a tensor of its own."""
+def _configure(folder: Path, dtype: str, plan: Plan, size: int) -> None:
+    """What the files say of themselves: a new dtype, a head that is a tensor of its own. `size`: bytes of all tensors."""
     said: dict[str, Any] = {} if dtype == "base" else {"dtype": dtype}
     if plan.untied:
         said["tie_word_embeddings"] = False
-    if said:
-        _amend(folder / "config.json", said)
+    if not said:
+        return
+    _amend(folder / "config.json", said)
     index = folder / INDEX
-    if plan.untied and index.is_file():
-        shards = json.loads(index.read_bytes())["weight_map"]
+    if index.is_file():
+        listed: dict[str, Any] = json.loads(index.read_bytes())
+        shards = listed["weight_map"]
         new = {name: shards[place.source] for name, place in plan.places.items()}
-        _amend(index, {"weight_map": {**new, **shards}})
+        metadata = {**listed.get("metadata", {}), "total_size": size}
+        _amend(index, {"metadata": metadata, "weight_map": {**new, **shards}})
 
 
 def _amend(file: Path, changes: Mapping[str, Any]) -> None:

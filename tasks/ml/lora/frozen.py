@@ -60,7 +60,7 @@ def join(tuned: Tuned, folder: Path) -> Tuned:
 
     def save(into: Path) -> None:
         tuned.save(into)
-        _describe(into, scales, rooted=rooted)
+        describe(into, scales, rooted=rooted)
 
     return replace(tuned, save=save)
 
@@ -90,7 +90,7 @@ def _put(layer: Any, a: Tensor, b: Tensor, scale: float) -> None:
         )  # unsafe: the shape changes
 
 
-def _describe(folder: Path, scales: Mapping[str, float], *, rooted: bool) -> None:
+def describe(folder: Path, scales: Mapping[str, float], *, rooted: bool) -> None:
     """Ranks as saved, and alphas that give every layer the scale that it had."""
     places = weights.header(folder / "adapter_model.safetensors")
     ranks = {name: places[f"{lora.PREFIX}{name}.lora_A.weight"].shape[0] for name in scales}

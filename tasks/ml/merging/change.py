@@ -44,6 +44,11 @@ class Left:
         return min(1.0, self.product / math.sqrt(self.learned * self.stored)) if self.stored else 0.0
 
 
+def in_blocks(update: Update) -> bool:
+    """Whether some rows can be made without the others."""
+    return update.factors is not None and update.factors.whole and update.origin is None
+
+
 def write(
     source: Stored, update: Update, name: str, descriptors: tuple[int, int], place: int, dtype: torch.dtype
 ) -> Left:
@@ -52,13 +57,15 @@ def write(
     ModelError: base and adapter don't fit, or a value is not finite.
     """
     factors = update.factors
-    if factors is not None and factors.whole and len(source.shape) == 2:
+    if in_blocks(update) and factors is not None:
         return sum(_in_blocks(source, factors, name, descriptors, place, dtype), Left())
     before = source.read().float()
+    if update.origin is not None:
+        before = update.origin(before)
     after = update.value(before)
     rounded = after.to(dtype).contiguous()
     tensors.write_from(descriptors[1], rounded, place)
-    return _left(name, before, after - before, rounded, _is_exact(source, dtype))
+    return _left(name, before, after - before, rounded, update.origin is None and _is_exact(source, dtype))
 
 
 def convert(source: Stored, name: str, descriptors: tuple[int, int], place: int, dtype: torch.dtype) -> None:
@@ -81,11 +88,11 @@ def _in_blocks(
     left, right = factors.halves()
     if factors.turned:
         left, right = right.T.contiguous(), left.T.contiguous()
-    rows, columns = source.shape
-    if (rows, columns) != (len(left), right.shape[1]):
+    if source.shape != (len(left), right.shape[1]):
         change = (right.shape[1], len(left)) if factors.turned else (len(left), right.shape[1])
-        base = (columns, rows) if factors.turned else (rows, columns)
+        base = source.shape[::-1] if factors.turned else source.shape
         raise ModelError(f"{name}: the adapter's change is {change}, the base's weight {base}")
+    rows, columns = source.shape
     height = max(1, min(rows, AT_ONCE // columns))
     read, rounded = torch.empty(height, columns, dtype=source.dtype), torch.empty(height, columns, dtype=dtype)
     before, change, after = torch.empty(3, height, columns)

@@ -10,7 +10,7 @@ import torch
 
 from tasks.core import weights
 from tasks.ml import tensors
-from tasks.ml.merging import ranges
+from tasks.ml.merging import change, ranges
 from tasks.ml.tensors import Stored
 from tasks.ml.updates.ties import Place
 
@@ -37,9 +37,9 @@ class Part:
     @property
     def memory(self) -> int:
         """Bytes that making it takes, beside a few that do not depend on its size."""
-        factors = self.place.update.factors if self.place else None
-        in_blocks = self.place is None or (factors is not None and factors.whole)
-        return 0 if in_blocks else COPIES * 4 * max(1, self.end - self.start) // self.dtype.itemsize
+        if self.place is None or change.in_blocks(self.place.update):
+            return 0
+        return COPIES * 4 * max(1, self.end - self.start) // self.dtype.itemsize
 
 
 @dataclass(frozen=True)

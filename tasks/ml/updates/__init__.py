@@ -28,15 +28,22 @@ class Update:
     """`value` gives a tensor as it is after training from the one before: both in float32, both of one shape. What was
     trained is read when it is asked for, so that updates take no memory.
 
-    alone: a tensor that the base ties to this one keeps its old value.
+    alone: a tensor that the base ties to this one keeps its old value. origin: what training saw in place of the base's
+    tensor, if that was something else; `value` takes that.
     """
 
     value: Callable[[Tensor], Tensor]
     alone: bool = False
     factors: Factors | None = None
+    origin: Callable[[Tensor], Tensor] | None = None
 
 
 Updates = Mapping[str, Update]
+
+
+def same(before: Tensor) -> Tensor:
+    """No change."""
+    return before
 
 
 class Unmergeable(Exception):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.core.errors import ModelError
-from tasks.ml.updates import Update, Updates
+from tasks.ml.updates import Update, Updates, same
 
 Read = Callable[[str], Tensor]
 INSIDE = re.compile(r"\.\d+\.")
@@ -58,7 +58,7 @@ def plan(base: Path, updates: Updates, names: Collection[str], read: Read) -> Pl
     return Plan(made, untied)
 
 
-_SAME = Update(lambda before: before)
+_SAME = Update(same)
 
 
 def _both(updates: Updates, embedding: str, head: str, before: Tensor) -> tuple[Update, Update]:

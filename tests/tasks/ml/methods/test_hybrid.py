@@ -190,7 +190,7 @@ def test_it_goes_through_the_line_beside_its_base(
     prepare(params.prepare, raw=tmp_path / "raw", base=base, out=chat, report=tmp_path / "data-report")
     trained = train(params.train, chat=chat, base=base, out=adapter, report=tmp_path / "report")
     assert trained.facts["virtual_tokens"] == 5
-    merged = merge(params.merge, base=base, adapter=adapter, out=tmp_path / "merged")
+    merged = merge(params.merge, base=base, adapter=adapter, chat=chat, out=tmp_path / "merged")
     assert Standing.of(merged).note == (
         f"not merged, the adapter stands beside its base: of {method} with LoRA, one part stands before the prompt, "
         "which no weight of the base can hold"

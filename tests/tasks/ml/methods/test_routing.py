@@ -321,7 +321,7 @@ def test_it_goes_through_the_line_beside_its_base(
     tiny.make_raw(tmp_path / "raw")
     prepare(params.prepare, raw=tmp_path / "raw", base=base, out=chat, report=tmp_path / "data-report")
     trained = train(params.train, chat=chat, base=base, out=adapter, report=tmp_path / "report")
-    merged = merge(params.merge, base=base, adapter=adapter, out=tmp_path / "merged")
+    merged = merge(params.merge, base=base, adapter=adapter, chat=chat, out=tmp_path / "merged")
     assert "not merged, the adapter stands beside its base: X-LoRA mixes" in str(Standing.of(merged).note)
     assert {name.removeprefix("adapter/") for name in merged.files if name.startswith("adapter/")} == set(trained.files)
     quantize(params.quantize, format="nf4", merged=tmp_path / "merged", chat=chat, out=tmp_path / "nf4")
