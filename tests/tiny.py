@@ -22,7 +22,7 @@ FAMILIES: tuple[Family, ...] = get_args(Family)
 
 def make_base(
     folder: Path, family: Family = "llama", *,
-    layers: int = 2, seed: int = 0, tie: bool = True, vocabulary: int = 512, dropout: float = 0.1,
+    layers: int = 2, seed: int = 0, tie: bool = True, vocabulary: int = 512, dropout: float = 0.1, hidden: int = 32,
 ) -> Path:  # fmt: skip
     """Write the base; equal arguments give equal bytes. `dropout` is GPT-2's: the other families have none."""
     import torch
@@ -39,12 +39,14 @@ def make_base(
         shared["initializer_range"] = 0.1  # larger than usual, so that what a layer does shows in the loss
     if family == "gpt2":
         rates = dict.fromkeys(("attn_pdrop", "resid_pdrop", "embd_pdrop"), dropout)
-        config = AutoConfig.for_model("gpt2", n_embd=32, n_head=4, n_inner=64, n_positions=512, **rates, **shared)
+        config = AutoConfig.for_model(
+            "gpt2", n_embd=hidden, n_head=4, n_inner=2 * hidden, n_positions=512, **rates, **shared
+        )
     else:
         kind = {"llama": "llama", "qwen": "qwen2", "qwen3": "qwen3"}[family]
         config = AutoConfig.for_model(
-            kind, hidden_size=32, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2,
-            max_position_embeddings=512, **({"head_dim": 8} if family == "qwen3" else {}), **shared,
+            kind, hidden_size=hidden, intermediate_size=2 * hidden, num_attention_heads=4, num_key_value_heads=2,
+            max_position_embeddings=512, **({"head_dim": hidden // 4} if family == "qwen3" else {}), **shared,
         )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():

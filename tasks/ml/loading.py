@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tasks.core.errors import ModelError
@@ -84,6 +85,7 @@ def load(
 
         return packed.load(folder, dtype, attention=attention)
     options: dict[str, Any] = {} if held == "plain" else {"quantization_config": quantization(held, dtype, keep)}
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # a warning a product in int8, else
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation=attention, device_map=str(device()),
@@ -107,12 +109,20 @@ def stored_quantisation(folder: Path) -> str | None:
 
 def check_finite(model: torch.nn.Module, folder: Path) -> None:
     """ModelError: a weight is NaN or infinite. Sums see both, and cost a fraction of reading the file."""
-    for name, value in model.named_parameters():
-        if value.is_floating_point() and not value.sum(dtype=torch.float32).isfinite():
-            for place in (~value.isfinite()).nonzero().tolist():
-                raise ModelError(
-                    f"{folder}: {name} is {value[tuple(place)].item()} at {place}: fetch or make the model again"
-                )
+    for name, parameter in model.named_parameters():
+        for value in parts(parameter):
+            if value.is_floating_point() and not value.sum(dtype=torch.float32).isfinite():
+                for place in (~value.isfinite()).nonzero().tolist():
+                    raise ModelError(
+                        f"{folder}: {name} is {value[tuple(place)].item()} at {place}: fetch or make the model again"
+                    )
+
+
+def parts(value: torch.Tensor) -> list[torch.Tensor]:
+    """The plain tensors that a packed one is made of; of a plain one, itself."""
+    if not is_traceable_wrapper_subclass(value):
+        return [value]
+    return [inner for name in value.__tensor_flatten__()[0] for inner in parts(getattr(value, name))]
 
 
 def quantization(held: str, dtype: torch.dtype, keep: Collection[str] = ()) -> Any:
@@ -121,7 +131,6 @@ def quantization(held: str, dtype: torch.dtype, keep: Collection[str] = ()) -> A
     # Without names transformers leaves out the head; with names it leaves out those alone.
     skip: dict[str, Any] = {"llm_int8_skip_modules": [*sorted(keep), "lm_head"]} if keep else {}
     if held == "int8":
-        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # a warning a product, else
         return BitsAndBytesConfig(load_in_8bit=True, **skip)
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype,

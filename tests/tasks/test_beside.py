@@ -45,7 +45,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
     prepare(params.prepare, raw=folder / "raw", base=folder / "base", out=folder / "chat", report=folder / "card")
     make_prefix(folder / "base", folder / "adapter")
     merge(params.merge, base=folder / "base", adapter=folder / "adapter", chat=folder / "chat", out=folder / "merged")
-    for format in ("nf4", "gguf-f16"):
+    for format in ("nf4", "int8", "gguf-f16"):
         quantize(params.quantize, format=format, merged=folder / "merged", chat=folder / "chat", out=folder / format)
     return folder
 
@@ -83,16 +83,19 @@ def test_whoever_loads_it_puts_the_adapter_on(made: Path) -> None:
     beside = answers(evaluation.load("adapter", made / "base", made / "adapter"))
     assert answers(base) != beside
     assert answers(evaluation.load("merged", made / "base", made / "merged")) == beside
-    alone = serving.by_transformers(Runner.of(loading.load(made / "nf4", torch.float32)))
-    assert answers(export.find("nf4")[0].load(made / "nf4")) != answers(alone)
+    for format in ("nf4", "int8"):
+        alone = serving.by_transformers(Runner.of(loading.load(made / format, torch.float32)))
+        assert answers(export.find(format)[0].load(made / format)) != answers(alone)
 
 
 def test_a_format_carries_it_or_is_not_made(made: Path) -> None:
-    carried, refused = (manifest.verify(made / format) for format in ("nf4", "gguf-f16"))
-    assert (carried.facts["made"], carried.facts["merged"]) == (True, False)
-    assert {name for name in carried.files if name.startswith("adapter/")} == {
-        f"adapter/{name}" for name in manifest.read(made / "adapter").files
-    }
+    for format in ("nf4", "int8"):
+        carried = manifest.verify(made / format)
+        assert (carried.facts["made"], carried.facts["merged"]) == (True, False)
+        assert {name for name in carried.files if name.startswith("adapter/")} == {
+            f"adapter/{name}" for name in manifest.read(made / "adapter").files
+        }
+    refused = manifest.verify(made / "gguf-f16")
     assert (refused.facts["made"], refused.files) == (False, {})
     assert refused.facts["why"] == f"gguf-f16 has no room for an adapter beside the weights, and {WHY}"
 
