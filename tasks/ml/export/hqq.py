@@ -1,0 +1,35 @@
+"""Half-quadratic quantisation: int4 with the zero that makes the errors sparse, in torchao's layout, for its runtimes.
+
+Badri and Shaji 2023. It needs no calibration rows. Groups of 64 weights, of 32 where the width asks for it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tasks.ml.export.recipe import Recipe, Remedy
+    from tasks.ml.serving import Served
+
+VARIANTS = ("",)
+CARRIES = False
+REMEDIES: tuple[Remedy, ...] = ("layers",)
+
+
+def missing() -> str | None:
+    return None if importlib.util.find_spec("torchao") else "pip install 'tuneline[torchao]'"
+
+
+def write(merged: Path, into: Path, _variant: str, recipe: Recipe) -> dict[str, Any]:
+    """Quantise, save, and look at what was saved. `left_layers` of the facts are too narrow for a group of 32."""
+    from tasks.ml import int4, packed_linear
+
+    return packed_linear.write(merged, into, recipe.keep, packed_linear.four(int4.by_half_quadratic))
+
+
+def load(folder: Path) -> Served:
+    from tasks.ml import loading, packed_linear, serving
+
+    return serving.of(packed_linear.load(folder, loading.compute_dtype("auto")), folder)
