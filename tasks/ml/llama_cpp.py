@@ -42,7 +42,7 @@ def serve(file: Path) -> Served:
     parameters.n_gpu_layers = 0
     try:
         model = Model(path_model=str(file), params=parameters)
-    except (ValueError, RuntimeError, MemoryError) as error:
+    except (OSError, ValueError, RuntimeError, MemoryError) as error:
         raise ModelError(f"llama.cpp can't load {file}: {error}. Make it again: dvc repro quantize") from None
     runtime = f"llama.cpp (cyllama {metadata.version('cyllama')})"
     context = lru_cache(maxsize=2)(partial(_context, model))  # rows of like length share one
