@@ -29,6 +29,10 @@ def merge(params: MergeParams, *, base: Path, adapter: Path, chat: Path, out: Pa
     inputs = {"base": manifest.verify(base).digest, "adapter": trained.digest, "chat": manifest.verify(chat).digest}
     if trained.inputs["base"] != inputs["base"]:
         raise ModelError(f"{adapter} was trained on another base than {base}: run dvc repro train")
+    if params.also:
+        from tasks.ml.merging import several
+
+        inputs |= several.check(params, trained, adapter)
     with manifest.staged(out) as folder:
         try:
             facts = {**making.make(params, base, adapter, chat, folder, trained), **Standing().facts}

@@ -9,7 +9,16 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor
 
-from tasks.ml import loading
+from tasks.core import manifest
+from tasks.core.manifest import Manifest
+from tasks.core.params import Params
+from tasks.core.sections import MergeParams, TrainParams
+from tasks.fetch import fetch
+from tasks.merge import merge
+from tasks.ml import loading, methods
+from tasks.ml.tuned import Ahead
+from tasks.prepare import prepare
+from tests import tiny
 
 GPT2 = ["c_attn", "c_fc", "attn.c_proj"]
 
@@ -61,3 +70,38 @@ def logits(model: Any) -> Tensor:
 
 def beside(base: Path, adapter: Path) -> Any:
     return PeftModel.from_pretrained(loading.load(base, torch.float32), str(adapter)).eval()
+
+
+def workspace(folder: Path, **shape: Any) -> Path:
+    """A base and a training set, as the steps leave them: `base` and `chat`."""
+    tiny.make_base(folder / "tiny", "qwen3", **shape)
+    params = Params.model_validate(tiny.params(folder / "tiny"))
+    fetch(params.fetch, out=folder / "base")
+    tiny.make_raw(folder / "raw")
+    prepare(params.prepare, raw=folder / "raw", base=folder / "base", out=folder / "chat", report=folder / "report")
+    return folder
+
+
+def attached(work: Path, out: Path, *, moved: float = 0.0, seed: int = 0, **chosen: Any) -> Path:
+    """An adapter as it begins, or moved at random from there, sealed as `train` does it."""
+    params = TrainParams.model_validate({"rank": 4, "launch": {"dtype": "float32"}, **chosen})
+    method, options = methods.find(params)
+    kind = method.base(options)
+    torch.manual_seed(seed)
+    model = loading.load(work / "base", torch.float32, held=kind).requires_grad_(False)
+    tuned = method.attach(model, params, options, Ahead(1, ()))
+    with torch.no_grad():
+        for value in tuned.trainable().values():
+            value.add_(torch.randn_like(value) * moved)
+    with manifest.staged(out) as folder:
+        tuned.save(folder)
+        facts = {"method": params.method, "dtype": "float32", "base": kind}
+        inputs = {"base": manifest.read(work / "base").digest}
+        manifest.seal(folder, step="train", inputs=inputs, params=params.model_dump(mode="json"), facts=facts)
+    return out
+
+
+def merged(work: Path, adapter: Path, out: Path, **params: Any) -> Manifest:
+    return merge(
+        MergeParams.model_validate(params), base=work / "base", adapter=adapter, chat=work / "chat", out=out
+    )  # fmt: skip

@@ -64,6 +64,11 @@ def make(params: MergeParams, base: Path, adapter: Path, chat: Path, into: Path,
     loading.threads()
     with tempfile.TemporaryDirectory(prefix=".merge-", dir=into) as name:
         was_held = Held.of(trained)
+        if params.also:
+            from tasks.ml.merging import several
+
+            several.combine(params, base, adapter, Path(name) / "combined")
+            adapter = Path(name) / "combined"
         dtype = proof.precision(base, torch.float32 if was_held is None else was_held.dtype)
         bench = Bench(base, Rows.of(chat), dtype, Path(name))
         candidates = _candidates(params, bench, adapter, was_held)

@@ -21,7 +21,7 @@ from tasks.ml.tuned import Runner
 
 PROMPTS = 8
 """Rows whose logits are compared, of each what predicts its first labelled tokens."""
-HELD_OUT = 128
+HELD_OUT = 64
 """Rows that a held-out loss is the mean over."""
 ROOM = 1.3
 """What a model takes, for each byte of its weights: adapter, activations, what reading leaves behind."""

@@ -18,59 +18,22 @@ from torch import Tensor
 
 from tasks.core import manifest, weights
 from tasks.core.errors import ModelError
-from tasks.core.manifest import Manifest
-from tasks.core.params import Params
-from tasks.core.sections import MergeParams, TrainParams
-from tasks.fetch import fetch
-from tasks.merge import merge
-from tasks.ml import loading, memory, methods
+from tasks.core.sections import MergeParams
+from tasks.ml import loading, memory
 from tasks.ml.lora import importance
 from tasks.ml.merging import held, proof
 from tasks.ml.merging.held import Held
 from tasks.ml.merging.proof import Rows
-from tasks.ml.tuned import Ahead, Runner
-from tasks.prepare import prepare
+from tasks.ml.tuned import Runner
 from tests import tiny
-from tests.merging import make
+from tests.merging import attached, make, merged, workspace
 
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base with weights of many bits and a training set."""
-    folder = tmp_path_factory.mktemp("onto")
-    tiny.make_base(folder / "tiny", "qwen3")
-    params = Params.model_validate(tiny.params(folder / "tiny"))
-    fetch(params.fetch, out=folder / "base")
-    tiny.make_raw(folder / "raw")
-    prepare(params.prepare, raw=folder / "raw", base=folder / "base", out=folder / "chat", report=folder / "report")
-    return folder
-
-
-def attached(work: Path, out: Path, *, moved: float = 0.0, seed: int = 0, **chosen: Any) -> Path:
-    """An adapter as it begins, or moved at random from there, sealed as `train` does it."""
-    params = TrainParams.model_validate({"rank": 4, "launch": {"dtype": "float32"}, **chosen})
-    method, options = methods.find(params)
-    kind = method.base(options)
-    torch.manual_seed(seed)
-    model = loading.load(work / "base", torch.float32, held=kind).requires_grad_(False)
-    tuned = method.attach(model, params, options, Ahead(1, ()))
-    with torch.no_grad():
-        for value in tuned.trainable().values():
-            value.add_(torch.randn_like(value) * moved)
-    with manifest.staged(out) as folder:
-        tuned.save(folder)
-        facts = {"method": params.method, "dtype": "float32", "base": kind}
-        inputs = {"base": manifest.read(work / "base").digest}
-        manifest.seal(folder, step="train", inputs=inputs, params=params.model_dump(mode="json"), facts=facts)
-    return out
-
-
-def merged(work: Path, adapter: Path, out: Path, **params: Any) -> Manifest:
-    return merge(
-        MergeParams.model_validate(params), base=work / "base", adapter=adapter, chat=work / "chat", out=out
-    )  # fmt: skip
+    return workspace(tmp_path_factory.mktemp("onto"))
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:
@@ -251,14 +214,8 @@ def test_what_is_not_finite_is_far(work: Path, tmp_path: Path) -> None:
 
 def test_a_killed_merge_leaves_nothing_to_be_seen(tmp_path: Path) -> None:
     """Wherever it is killed, `merged` is absent, and running it again makes it whole."""
-    tiny.make_base(tmp_path / "tiny", layers=24)
-    work = tmp_path / "work"
-    work.mkdir()
-    params = Params.model_validate(tiny.params(tmp_path / "tiny"))
-    (work / "params.yaml").write_text(yaml.safe_dump(tiny.params(tmp_path / "tiny")))
-    fetch(params.fetch, out=work / "base")
-    tiny.make_raw(work / "raw")
-    prepare(params.prepare, raw=work / "raw", base=work / "base", out=work / "chat", report=work / "report")
+    work = workspace(tmp_path / "work", layers=24)
+    (work / "params.yaml").write_text(yaml.safe_dump(tiny.params(tmp_path)))
     attached(work, work / "adapter", moved=0.05, method="lora")
     command = [
         sys.executable,
