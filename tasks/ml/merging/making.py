@@ -21,6 +21,7 @@ from tasks.ml.merging import held, loftq, proof
 from tasks.ml.merging.held import Held, Seen
 from tasks.ml.merging.proof import Answers, Rows
 from tasks.ml.tuned import Runner
+from tasks.ml.updates import Unmergeable
 
 ORIGINAL, TRAINED = "original", "trained"
 NO_ROOM = "the memory has no room for the model, not even in the type that it was trained in"
@@ -62,6 +63,10 @@ def make(params: MergeParams, base: Path, adapter: Path, chat: Path, into: Path,
     Unmergeable: it can't be. ModelError: base and adapter don't fit, or the result is further from them than `bound` allows.
     """
     loading.threads()
+    if kind := loading.stored_quantisation(base):
+        raise Unmergeable(
+            f"the base itself is quantised ({kind}), and rounding to such weights again would lose what was trained"
+        )
     with tempfile.TemporaryDirectory(prefix=".merge-", dir=into) as name:
         was_held = Held.of(trained)
         if params.also:

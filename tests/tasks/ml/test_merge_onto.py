@@ -19,7 +19,9 @@ from torch import Tensor
 from tasks.core import manifest, weights
 from tasks.core.errors import ModelError
 from tasks.core.sections import MergeParams
-from tasks.ml import loading, memory
+from tasks.merge import merge
+from tasks.ml import export, loading, memory
+from tasks.ml.export.recipe import Recipe
 from tasks.ml.lora import importance
 from tasks.ml.merging import held, proof
 from tasks.ml.merging.held import Held
@@ -117,6 +119,19 @@ def test_without_room_to_measure_the_base_that_training_saw_is_taken(
     facts = merged(work, adapter, tmp_path / "out").facts
     assert facts["onto"] == "trained"
     assert "no room for the model" in facts["proof"]["skipped"] == facts["candidates"]["trained"]["skipped"]
+
+
+def test_a_base_that_is_itself_quantised_takes_nothing_in(work: Path, tmp_path: Path) -> None:
+    with manifest.staged(tmp_path / "base") as folder:
+        format, variant = export.find("nf4")
+        format.write(work / "base", folder, variant, Recipe())
+        manifest.seal(folder, step="fetch", inputs={}, params={}, facts={})
+    adapter = attached(work, tmp_path / "adapter", moved=0.05)
+    sealed = manifest.read(adapter).model_copy(update={"inputs": {"base": manifest.read(tmp_path / "base").digest}})
+    (adapter / manifest.NAME).write_bytes(sealed.to_bytes())
+    made = merge(MergeParams(), base=tmp_path / "base", adapter=adapter, chat=work / "chat", out=tmp_path / "merged")
+    assert not made.facts["merged"] and "the base itself is quantised (bitsandbytes)" in made.facts["why"]
+    assert (tmp_path / "merged" / "adapter" / "adapter_model.safetensors").is_file()
 
 
 # ---- starts that took something out of the base
