@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 
 from tasks.core import layout
-from tasks.data.report import charts
+from tasks.core.verdict import Verdict
+from tasks.data import verdicts
+from tasks.data.report import charts, rulings
 from tasks.data.report.comparison import read_comparison
 from tasks.data.report.tables import as_markdown
 from tasks.data.report.training import History, Point
@@ -85,6 +87,8 @@ def show_results(workspace: Path, published: Published, uri: str) -> None:
     create_markdown_artifact(
         as_markdown(comparison), key="comparison", description="Base against tuned against quantised"
     )
+    if given := verdicts.read(workspace / layout.VERDICTS):
+        create_table_artifact(_verdicts(given), key="verdicts", description="Formats against their budget")
     create_table_artifact(_samples(folder), key="samples", description="Answers on test rows")
     for key, place, what in (
         ("model-card", folder, "Model card"),
@@ -98,6 +102,22 @@ def show_results(workspace: Path, published: Published, uri: str) -> None:
         f"The full report: `tuneline models pull {published.version.reference} --part report --to report`",
         key="version", description="The version in the registry",
     )  # fmt: skip
+
+
+def _verdicts(given: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """One row a rule; a format without any is a row of its own."""
+    return [
+        {
+            "format": verdict.format, "rule": ruling.rule, "measured": rulings.figure(ruling.measured),
+            "needed": f"{ruling.direction} {rulings.figure(ruling.needed)}", "passed": "yes" if ruling.passed else "no",
+        }
+        for verdict in given
+        for ruling in verdict.rulings
+    ] + [
+        {"format": verdict.format, "rule": "none", "measured": "", "needed": "", "passed": "yes" if verdict.passed else "no"}
+        for verdict in given
+        if not verdict.rulings
+    ]  # fmt: skip
 
 
 def _samples(folder: Path) -> list[dict[str, Any]]:
