@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LOCK := infra/requirements.lock
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo test test-all lint lock bench peers clean
+.PHONY: help install demo test test-all lint lock bench peers formats clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 12
@@ -27,7 +27,7 @@ demo: install ## the whole line on the sample corpus: rows in, a registered mode
 
 # Apart from the rest: transformers imports torchao wherever it is, which every stage of the line would pay for.
 $(VENV)/.extras: $(VENV)/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -c $(LOCK) -e '.[torchao,onnx]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(LOCK) -e '.[torchao,onnx,compressed]'
 	touch $@
 
 # A file stays in one process: what its tests share is made once.
@@ -56,9 +56,17 @@ peers: $(foreach peer,trl unsloth llamafactory,.peers/$(peer)/.installed) ## the
 	test ! -f infra/peers/$*-alone.txt || .peers/$*/bin/pip install --quiet --disable-pip-version-check --no-deps -r infra/peers/$*-alone.txt
 	touch $@
 
+formats: .formats/llmcompressor/.installed ## what makes gptq and awq, in an environment of its own
+
+.formats/%/.installed: infra/formats/%.txt
+	test -x .formats/$*/bin/python || $(PYTHON) -m venv .formats/$*
+	.formats/$*/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	.formats/$*/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
 lock: ## pin every dependency anew; no package host is named
 	$(BIN)/pip install --quiet uv
-	echo 'torch==2.13.0' | $(BIN)/uv pip compile pyproject.toml --extra fast --extra gguf --extra torchao --extra onnx --extra dev --universal \
+	echo 'torch==2.13.0' | $(BIN)/uv pip compile pyproject.toml --extra fast --extra gguf --extra torchao --extra onnx --extra compressed --extra dev --universal \
 	    --no-header --no-emit-index-url --no-annotate --quiet -c - -o $(LOCK)
 
 clean: ## everything the line has made here; the landing files and the code stay

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import warnings
 from collections.abc import Collection, Generator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -88,6 +89,8 @@ def load(
 
         return packed.load(folder, dtype, attention=attention)
     options: dict[str, Any] = {} if held == "plain" else {"quantization_config": quantization(held, dtype, keep)}
+    if stored_quantisation(folder) == "compressed-tensors":
+        options = {"quantization_config": _unpacked()}
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # a warning a product in int8, else
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -139,6 +142,15 @@ def quantization(held: str, dtype: torch.dtype, keep: Collection[str] = ()) -> A
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype,
         **skip,
     )  # fmt: skip
+
+
+def _unpacked() -> Any:
+    """compressed-tensors unpacks at the first forward in any case, has no weights until then, and in 0.20 can't read the
+    zeros of packed weights. Unpacked at loading they are whole."""
+    from transformers import CompressedTensorsConfig
+
+    warnings.filterwarnings("ignore", "You passed `quantization_config` or equivalent")  # it is what the folder says
+    return CompressedTensorsConfig(dequantize=True)
 
 
 def keep_packing_reversible(model: torch.nn.Module) -> None:

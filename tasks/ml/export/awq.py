@@ -1,0 +1,34 @@
+"""AWQ by llm-compressor: 4 bits a weight, after channels with large inputs were scaled up.
+
+Lin et al. 2023, arXiv 2306.00978. A scale and a zero a group of 128 weights, or of the 64 or 32 that divide every width;
+it learns from the calibration rows. Embeddings and head stay as they are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.ml import compressed
+
+if TYPE_CHECKING:
+    from tasks.ml.export.recipe import Recipe, Remedy
+    from tasks.ml.serving import Served
+
+VARIANTS = ("",)
+CARRIES = False
+REMEDIES: tuple[Remedy, ...] = ("layers",)
+
+
+def missing() -> str | None:
+    return compressed.missing()
+
+
+def write(merged: Path, into: Path, _variant: str, recipe: Recipe) -> dict[str, Any]:
+    return compressed.write(merged, into, "awq", recipe)
+
+
+def load(folder: Path) -> Served:
+    from tasks.ml import loading, serving
+
+    return serving.of(loading.load(folder, loading.compute_dtype("auto")), folder)
