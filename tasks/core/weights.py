@@ -89,6 +89,22 @@ def compose(tensors: Mapping[str, tuple[str, tuple[int, ...], int]], said: Mappi
     return len(text).to_bytes(8, "little") + text
 
 
+def sort_metadata(file: Path) -> None:
+    """Put a file's own metadata in order, in place: safetensors writes it in another one each time.
+
+    Law: files of equal content are equal bytes afterwards.
+    """
+    with file.open("r+b") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        entries: dict[str, Any] = json.loads(stream.read(length))
+        entries |= {name: dict(sorted(entries[name].items())) for name in entries if name == "__metadata__"}
+        ordered = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(ordered) > length:
+            raise ModelError(f"{file} has a header that can't be put in order ({length} bytes)")
+        stream.seek(8)
+        stream.write(ordered.ljust(length))
+
+
 def _distinct(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """JSON readers keep the last of two equal keys; a file with two tensors of one name is refused instead."""
     value: dict[str, Any] = {}

@@ -56,6 +56,8 @@ def write(merged: Path, into: Path, method: str, recipe: Recipe) -> dict[str, An
         "threads": int(os.environ.get("TUNELINE_THREADS", len(os.sched_getaffinity(0)))),
     }  # fmt: skip
     _run(merged, into, job)
+    for shard in weights.shards(into):
+        shard.chmod(0o644)  # it comes readable by its owner alone
     companions.copy(merged, into)
     return {"group": group, **saved.look(merged, into, recipe.keep, bits=5.5)}
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import TorchAoConfig
 from transformers.quantizers.auto import AutoHfQuantizer
 
+from tasks.core import weights
 from tasks.ml import int4, loading, saved
 from tasks.ml.int4 import Choice, Codes
 
@@ -76,6 +77,8 @@ def write(merged: Path, into: Path, keep: Collection[str], packing: Packing) -> 
     model.hf_quantizer = AutoHfQuantizer.from_config(config)
     model.config.quantization_config = config
     saved.write(model, merged, into)
+    for shard in weights.shards(into):  # torchao describes every weight there
+        weights.sort_metadata(shard)
     return saved.look(merged, into, keep, packing.bits)
 
 

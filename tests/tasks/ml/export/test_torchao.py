@@ -46,6 +46,13 @@ def test_the_files_are_torchaos_own(made: tuple[str, Path]) -> None:
     assert sorted(file.suffix for file in folder.iterdir()) == [".jinja", *[".json"] * 4, ".safetensors"]
 
 
+def test_equal_work_gives_equal_bytes(made: tuple[str, Path], wide: Path, tmp_path: Path) -> None:
+    name, folder = made
+    formats.write(name, wide, tmp_path / "again")
+    for file in folder.iterdir():
+        assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes(), file.name
+
+
 def test_float32_computes_with_the_same_weights(made: tuple[str, Path], wide: Path) -> None:
     """There int4 is unpacked at loading: torch's product of it is many times slower than the plain one."""
     name, folder = made
