@@ -153,7 +153,7 @@ def test_versions_on_different_bases_are_compared_by_their_factors(
     first = lines["desk@v1"]
     line, values = Line(tmp_path / "workspace", first.registry), json.loads(json.dumps(tiny.params(first.base)))
     values["fetch"] = {"ref": str(first.base), "continue_from": "desk@v1"}
-    values |= {"quantize": {"formats": []}, "publish": {"name": "next"}}
+    values["quantize"]["formats"], values["publish"] = [], {"name": "next"}
     name = line.make((60, 60), **values)
     found = analyze(capsys, name, "desk@v2", "--base", str(line.base))["similarity"]
     assert len(found["layers"]) == LORA_TENSORS
