@@ -93,12 +93,15 @@ def load(
         options = {"quantization_config": _unpacked()}
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # a warning a product in int8, else
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation=attention, device_map=str(device()),
-            local_files_only=True, use_safetensors=True, trust_remote_code=False, **options,
+            local_files_only=True, use_safetensors=True, trust_remote_code=False,
+            ignore_mismatched_sizes=True, output_loading_info=True, **options,
         )  # fmt: skip
     except (ValueError, KeyError, OSError, ImportError) as error:
         raise ModelError(f"{folder} can't be loaded as a causal language model: {error}") from None
+    model: PreTrainedModel = loaded[0]
+    check_whole(loaded[1], folder)
     check_finite(model, folder)
     keep_packing_reversible(model)
     keep_int8_scales(model)
@@ -111,6 +114,14 @@ def stored_quantisation(folder: Path) -> str | None:
     config: dict[str, Any] = json.loads(file.read_bytes()) if file.exists() else {}
     quantised: dict[str, Any] = config.get("quantization_config") or {}
     return quantised.get("quant_method")
+
+
+def check_whole(found: dict[str, Any], folder: Path) -> None:
+    """ModelError: a tensor is not there, or of another shape than the config says. transformers would draw it at random."""
+    for name, stored, wanted in sorted(found["mismatched_keys"]):
+        raise ModelError(f"{folder}: {name} has the shape {tuple(stored)}, its config asks for {tuple(wanted)}")
+    if lacking := sorted(found["missing_keys"]):
+        raise ModelError(f"{folder} lacks {len(lacking)} of its tensors, {lacking[0]} first: fetch or make it again")
 
 
 def check_finite(model: torch.nn.Module, folder: Path) -> None:

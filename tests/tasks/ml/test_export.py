@@ -167,3 +167,23 @@ def test_blocks_that_are_kept_are_not_quantised(tmp_path: Path, merged: Path) ->
 def test_an_unknown_format_lists_the_known_ones(name: str, says: str) -> None:
     with pytest.raises(ParamsError, match=says):
         export.find(name)
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        ("shape", r"mlp.down_proj.weight has the shape \(32, 64\), its config asks for \(32, 96\)"),
+        ("missing", r"lacks 2 of its tensors, model.layers.0.mlp.down_proj.weight first"),
+    ],
+)
+def test_a_folder_that_is_not_whole_is_refused(tmp_path: Path, harm: str, says: str) -> None:
+    """transformers would go on with random weights."""
+    base = tiny.make_base(tmp_path / "base")
+    if harm == "shape":
+        config = json.loads((base / "config.json").read_bytes())
+        (base / "config.json").write_text(json.dumps({**config, "intermediate_size": 96}))
+    else:
+        kept = {name: value for name, value in load_file(base / "model.safetensors").items() if "down_proj" not in name}
+        save_file(kept, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=says):
+        loading.load(base, torch.float32)
