@@ -56,8 +56,13 @@ def _chunk(expected: Tensor, found: Tensor, targets: Tensor) -> Tensor:
     """For each token its divergence, whether both agree, and how much more its loss is. Shape (tokens, 3)."""
     p, q = expected.log_softmax(-1), found.log_softmax(-1)
     agreed = (p.argmax(-1) == q.argmax(-1)).float()
-    each = torch.stack([(p.exp() * (p - q)).sum(-1).clamp_min(0), agreed, (p - q).gather(1, targets[:, None])[:, 0]], 1)
+    each = torch.stack([divergence(p, q), agreed, (p - q).gather(1, targets[:, None])[:, 0]], 1)
     return torch.where(q.isfinite().all(-1, keepdim=True), each, torch.tensor([FAR, 0.0, FAR]))
+
+
+def divergence(p: Tensor, q: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of q from p in nats, both as log-probabilities of shape (tokens, vocabulary)."""
+    return (p.exp() * (p - q)).sum(-1).clamp_min(0)
 
 
 def rounded(value: float) -> float:

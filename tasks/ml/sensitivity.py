@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tasks.core import events
 from tasks.data.chatset import Tokens
-from tasks.ml import attention, blocks, loading, packing
+from tasks.ml import attention, blocks, fidelity, loading, packing
 from tasks.ml.packing import Pack
 
 ROWS = 4
@@ -35,7 +35,7 @@ def most_sensitive(folder: Path, rows: Sequence[Tokens]) -> frozenset[str]:
     for number, (name, block) in enumerate(stack.items(), start=1):
         with _coarse(block):
             found = _distributions(model, pack)
-        costs[name] = (whole.exp() * (whole - found)).sum(-1).mean().item()
+        costs[name] = fidelity.divergence(whole, found).mean().item()
         events.progress("sensitivity of the layers", number, len(stack))
     ranked = sorted(costs, key=lambda name: (-costs[name], name))
     return frozenset(ranked[: math.ceil(SHARE * len(ranked))])

@@ -107,7 +107,7 @@ def apart(first: Answers, second: Answers) -> Apart | None:
             tokens, values = tokens + len(p), values + p.numel()
             largest = max(largest, difference.max().nan_to_num(fidelity.FAR).item())
             total += difference.sum(dtype=torch.float64).item()
-            divergence += (p.exp() * (p - q)).sum(-1).clamp_min(0).sum(dtype=torch.float64).item()
+            divergence += fidelity.divergence(p, q).sum(dtype=torch.float64).item()
             agreed += int((p.argmax(-1) == q.argmax(-1)).sum())
     if not tokens:
         return None
