@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.core.sections import Batch, EvaluateParams, Launch, TrainParams
+from tasks.core.sections import Batch, Launch, TrainParams
 from tasks.data.chatset import Segment
 from tasks.data.tokens import ChatTokenizer
-from tasks.ml import fused, generation, loading, memory, methods, packing, training
+from tasks.ml import fused, loading, memory, methods, packing, serving, training
 from tasks.ml.attention import NAME as ATTENTION
 from tasks.ml.checkpoints import Checkpoints
 from tasks.ml.history import Result
@@ -212,7 +212,7 @@ def generated(
     runner: Runner, tokenizer: ChatTokenizer, prompts: Sequence[Sequence[int]], count: int
 ) -> list[list[int]]:
     """As the evaluation generates: greedily, with a cache, padded on the left."""
-    return generation._generate(runner, prompts, tokenizer, EvaluateParams(max_new_tokens=count))  # pyright: ignore[reportPrivateUsage]
+    return serving.by_transformers(runner).generate(prompts, count, tokenizer.ends)
 
 
 def assert_batches_generate_as_singles(base: Path, adapter: Path) -> None:
