@@ -36,6 +36,15 @@ def of(model: PreTrainedModel, folder: Path) -> Served:
     return by_transformers(loading.with_adapter(model, beside) if beside.is_dir() else Runner.of(model))
 
 
+def exported(folder: Path) -> Served:
+    """A finished format that both vLLM and transformers load: in vLLM, unless it is missing or an adapter stands beside."""
+    from tasks.ml import vllm_runtime
+
+    if vllm_runtime.missing() is None and not (folder / BESIDE).is_dir():
+        return vllm_runtime.serve(folder)
+    return of(loading.load(folder, loading.compute_dtype("auto")), folder)
+
+
 def by_transformers(runner: Runner) -> Served:
     return Served(f"transformers {transformers.__version__}", partial(_logits, runner), partial(_generate, runner))
 

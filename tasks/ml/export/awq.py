@@ -29,6 +29,6 @@ def write(merged: Path, into: Path, _variant: str, recipe: Recipe) -> dict[str, 
 
 
 def load(folder: Path) -> Served:
-    from tasks.ml import loading, serving
+    from tasks.ml import serving
 
-    return serving.of(loading.load(folder, loading.compute_dtype("auto")), folder)
+    return serving.exported(folder)
