@@ -60,6 +60,8 @@ def _show(arguments: argparse.Namespace, registry: Registry) -> int:
     for part in version.parts:
         size = sum(entry.size for entry in version.select(part).values())
         print(f"  {part:12} {size / 1e6:8.1f} MB  {notes.get(part, '')}".rstrip())
+    for part in sorted(notes.keys() - set(version.parts)):  # not made, or refused
+        print(f"  {part:12} {'-':>8}     {notes[part]}")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.core import manifest
+from tasks import publish
+from tasks.core import layout, manifest
 from tasks.core.errors import DataError, IntegrityError
 from tasks.core.params import Params
 from tasks.core.sections import QuantizeParams
@@ -154,3 +156,30 @@ def test_the_block_that_matters_is_found(tmp_path: Path, tiny_base: Path) -> Non
     model.save_pretrained(tmp_path)
     rows = [runs.row(number, 24) for number in range(4)]
     assert sensitivity.most_sensitive(tmp_path, rows) == {"model.layers.1"}
+
+
+@pytest.mark.parametrize(
+    ("budget", "published"), [(tiny.ANY_PRICE, {"adapter", "merged", "nf4"}), (STRICT, {"adapter", "merged"})]
+)
+def test_what_is_refused_is_not_published(
+    line: Path, tmp_path: Path, budget: dict[str, Any], published: set[str]
+) -> None:
+    make(line, "nf4", asked())
+    judged(line, "nf4")
+    for source, place in (("merged", layout.MERGED), ("nf4", layout.quantized("nf4"))):
+        shutil.copytree(line / source, tmp_path / place)
+    with manifest.staged(tmp_path / layout.ADAPTER) as folder:
+        manifest.seal(folder, step="train", inputs={}, params={}, facts={})
+    values = tiny.params(line / "base", quantize={"budget": budget})
+    (tmp_path / "params.yaml").write_text(json.dumps(values))
+    chosen = Params.model_validate(values)
+    judge(chosen.quantize, chat=line / "chat", base=line / "base", merged=line / "merged",
+          evaluations=line / "evaluations", out=tmp_path / layout.VERDICTS)  # fmt: skip
+    assert set(publish._models(tmp_path)) == published  # pyright: ignore[reportPrivateUsage]
+    notes = publish._notes(chosen, tmp_path)  # pyright: ignore[reportPrivateUsage]
+    assert notes.keys() == {"adapter", "merged", "nf4"} - published
+    assert all(note.startswith("refused, not published: ") and "kl" in note for note in notes.values())
+    values["quantize"]["formats"] = ["nf4", "int8"]
+    (tmp_path / "params.yaml").write_text(json.dumps(values))
+    with pytest.raises(IntegrityError, match="judges other formats"):
+        publish._models(tmp_path)  # pyright: ignore[reportPrivateUsage]
