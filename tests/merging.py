@@ -53,8 +53,13 @@ def make(folder: Path, kind: str, **changes: Any) -> Path:
 
 def train(base: Path, config: Any, into: Path) -> Path:
     """An adapter with every trainable tensor moved at random, saved as PEFT saves it."""
+    return train_on(loading.load(base, torch.float32), config, into)
+
+
+def train_on(model: Any, config: Any, into: Path) -> Path:
+    """As `train`, on a model that is loaded."""
     torch.manual_seed(1)
-    tuned: Any = get_peft_model(loading.load(base, torch.float32), config)
+    tuned: Any = get_peft_model(model, config)
     with torch.no_grad():
         for value in tuned.parameters():
             if value.requires_grad:

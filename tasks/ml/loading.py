@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from tasks.core.errors import ModelError
 
@@ -106,6 +106,17 @@ def load(
     keep_packing_reversible(model)
     keep_int8_scales(model)
     return model.eval()
+
+
+def empty(folder: Path, dtype: torch.dtype = torch.float32, attention: str = "sdpa") -> PreTrainedModel:
+    """The frozen model of a folder's config on the meta device: shapes and no weights. ModelError: it has none."""
+    try:
+        config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+    except (ValueError, KeyError, OSError, ImportError) as error:
+        raise ModelError(f"{folder} has no config of a causal language model: {error}") from None
+    return model.requires_grad_(False).eval()
 
 
 def stored_quantisation(folder: Path) -> str | None:

@@ -66,7 +66,7 @@ def finite(adapter: Path) -> dict[str, Stored]:
     if not found:
         raise ModelError(f"{adapter} holds no tensors: restore the adapter, or train it again")
     for name, part in found.items():
-        if not part.dtype.is_floating_point or not part.read().isfinite().all():
+        if not part.read().isfinite().all():
             raise ModelError(f"{adapter}: {name} is not finite: train again with a lower learning rate")
     return found
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-from tasks.core.errors import ModelError, ParamsError
+from tasks.core.errors import ParamsError
 from tasks.core.sections import PrepareParams, TrainParams
 from tasks.data.chatset import Packs, Segment, Tokens
 from tasks.ml import attention, fused, loading, memory, methods, packing, prediction, targets
@@ -68,7 +68,7 @@ def predict(params: TrainParams, prepare: PrepareParams, *, base: Path, chat: Pa
 def attached(base: Path, params: TrainParams, ahead: Ahead) -> tuple[Tuned, str]:
     """The method on a model of shapes alone (torch's meta device), and how its base is held."""
     method, options = methods.find(params)
-    model = empty(base, loading.compute_dtype(params.launch.dtype))
+    model = loading.empty(base, loading.compute_dtype(params.launch.dtype), attention.NAME)
     try:
         with torch.device("meta"):
             return method.attach(model, params, options, ahead), method.base(options)
@@ -79,17 +79,6 @@ def attached(base: Path, params: TrainParams, ahead: Ahead) -> tuple[Tuned, str]
         ) from None
     finally:
         attention.forget()
-
-
-def empty(base: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The frozen model of a folder's config, on the meta device. ModelError: it has none."""
-    try:
-        config: Any = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
-        with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention.NAME)
-    except (ValueError, KeyError, OSError, ImportError) as error:
-        raise ModelError(f"{base} has no config of a causal language model: {error}") from None
-    return model.requires_grad_(False).eval()
 
 
 def _give_devices(model: PreTrainedModel, mode: FakeTensorMode) -> None:

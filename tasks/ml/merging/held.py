@@ -66,15 +66,12 @@ def _through_int8(weight: Tensor) -> Tensor:
 
 def layers(base: Path, held: Held) -> dict[str, bool]:
     """The weights that transformers quantises, by their names in the model, and whether each is stored turned."""
-    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.pytorch_utils import Conv1D
     from transformers.quantizers.auto import AutoHfQuantizer
 
     from tasks.ml import loading
 
-    config = AutoConfig.from_pretrained(base, trust_remote_code=False)
-    with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    model: Any = loading.empty(base)
     linear = {name: isinstance(module, Conv1D) for name, module in model.named_modules()}
     quantiser: Any = AutoHfQuantizer.from_config(loading.quantization(held.kind, held.dtype), pre_quantized=False)
     quantiser.preprocess_model(model=model, device_map=None)

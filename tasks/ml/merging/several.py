@@ -13,13 +13,12 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from tasks.core import manifest
 from tasks.core.errors import IntegrityError, ParamsError
 from tasks.core.manifest import Manifest
 from tasks.core.sections import MergeParams
-from tasks.ml import peft_tuned
+from tasks.ml import loading, peft_tuned
 from tasks.ml.lora import patterns, plain
 from tasks.ml.merging.held import Held
 
@@ -73,7 +72,7 @@ def combine(params: MergeParams, base: Path, adapter: Path, into: Path) -> None:
     """Write the combined adapter, a plain LoRA. ParamsError: PEFT can't combine these in this way."""
     folders = [adapter, *(Path(also.adapter) for also in params.also)]
     names = [f"adapter{number}" for number in range(len(folders))]
-    tuned: Any = PeftModel.from_pretrained(_weightless(base), str(adapter), adapter_name=names[0])
+    tuned: Any = PeftModel.from_pretrained(weightless(base), str(adapter), adapter_name=names[0])
     for name, folder in zip(names[1:], folders[1:], strict=True):
         tuned.load_adapter(str(folder), name)
     torch.manual_seed(params.seed)
@@ -86,14 +85,12 @@ def combine(params: MergeParams, base: Path, adapter: Path, into: Path) -> None:
     _save(tuned, into)
 
 
-def _weightless(base: Path) -> Any:
+def weightless(base: Path) -> Any:
     """The base with every weight one zero, seen as often as its shape says: the right shapes on a real device, and no memory.
 
     On the meta device PEFT would put the adapters there as well.
     """
-    config = AutoConfig.from_pretrained(base, trust_remote_code=False)
-    with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    model: Any = loading.empty(base)
     for module in model.modules():
         for name, value in module.named_parameters(recurse=False):
             zero = torch.zeros((), dtype=value.dtype).expand(value.shape)

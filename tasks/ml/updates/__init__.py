@@ -66,8 +66,8 @@ BESIDE = {
 
 
 def of(base: Path, adapter: Path) -> Updates:
-    """The updates by tensor names as the model has them. LoRA and its kin need no model in memory; PEFT's other kinds
-    are merged by PEFT itself, in float32.
+    """The updates by tensor names as the model has them. LoRA and its kin are read from the adapter's files;
+    PEFT's other kinds are merged by PEFT itself, a layer at a time.
 
     Unmergeable: there are none. ModelError: the adapter is damaged, or belongs to another base.
     """

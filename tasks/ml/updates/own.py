@@ -6,14 +6,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.core_model_loading import revert_weight_conversion
 
 from tasks.core import weights
 from tasks.core.errors import ModelError
-from tasks.ml import own_adapter, tensors
+from tasks.ml import loading, own_adapter, tensors
 from tasks.ml.tensors import Stored
 from tasks.ml.updates import BESIDE, Unmergeable, Update, Updates, ties
 
@@ -41,10 +39,7 @@ def updates(base: Path, adapter: Path) -> Updates:
 
 def _as_in_files(base: Path, named: Mapping[str, Read]) -> dict[str, Read]:
     """transformers may hold several of the files' tensors as one, as it does with experts; they are taken apart, in memory."""
-    config = AutoConfig.from_pretrained(base, trust_remote_code=False)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    apart = revert_weight_conversion(model, {name: read() for name, read in named.items()})
+    apart = revert_weight_conversion(loading.empty(base), {name: read() for name, read in named.items()})
     return {name: partial(Tensor.contiguous, value) for name, value in apart.items()}
 
 

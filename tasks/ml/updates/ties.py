@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,13 +86,11 @@ def find(name: str, names: Collection[str]) -> str | None:
 
 def _tied(base: Path) -> tuple[str, str] | None:
     """The names of the embeddings' and the head's weights where they are one tensor; None where they are two."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from tasks.ml import loading
 
-    config = AutoConfig.from_pretrained(base, trust_remote_code=False)
-    if not config.get_text_config().tie_word_embeddings:
+    model: Any = loading.empty(base)
+    if not model.config.get_text_config().tie_word_embeddings:
         return None
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     modules: dict[int, str] = {id(module): name for name, module in model.named_modules()}
     ends: list[nn.Module | None] = [model.get_input_embeddings(), model.get_output_embeddings()]
     embedding, head = (None if end is None else f"{modules[id(end)]}.weight" for end in ends)

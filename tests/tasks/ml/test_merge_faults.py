@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
+from transformers.core_model_loading import revert_weight_conversion
 
 from tasks.core import weights
 from tasks.core.errors import ModelError, ResourceError
 from tasks.core.weights import INDEX
 from tasks.ml.export import merge
-from tests.merging import GPT2, make, train
+from tasks.ml.merging import several
+from tests.merging import GPT2, make, train, train_on
 
 Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
 
@@ -219,3 +224,43 @@ def test_a_model_larger_than_the_memory_is_merged(tmp_path: Path) -> None:
     wanted = (row.float() + 8 / 4 * (halves["lora_B"] @ halves["lora_A"])).bfloat16()
     assert sum(torch.equal(made[f"{name}.weight"], wanted) for name in names) == 5
     assert torch.equal(made[f"{names[5]}.weight"], row)
+
+
+TARGETS = {
+    "llama": peft.VeraConfig(r=8, target_modules=["q_proj"], task_type="CAUSAL_LM"),
+    "qwen3_moe": peft.LoraConfig(target_modules=[], target_parameters=["experts.down_proj"], task_type="CAUSAL_LM"),
+}
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_pefts_other_kinds_are_merged_without_the_model_in_memory(tmp_path: Path, kind: str) -> None:
+    """VeRA, and LoRA on experts: a model of zeros without a block on the disk, in one file what changes, in one what stays."""
+    shape = {
+        "vocab_size": 64, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 16, "num_attention_heads": 8,
+        "head_dim": 128, "moe_intermediate_size": 512, "num_experts": 16, "num_experts_per_tok": 2,
+    }  # fmt: skip
+    base = tmp_path / "base"
+    AutoConfig.for_model(kind, **shape, dtype="bfloat16").save_pretrained(base)
+    model: Any = several.weightless(base)
+    torch.manual_seed(0)
+    stored = revert_weight_conversion(model, model.state_dict())
+    names = {True: [name for name in stored if re.search(r"(q|experts\.\d+\.down)_proj", name)]}
+    names[False] = [name for name in stored if name not in names[True]]
+    for changes, mine in names.items():
+        sizes = {name: ("BF16", tuple(stored[name].shape), 2 * stored[name].numel()) for name in mine}
+        with (base / f"{changes}.safetensors").open("wb") as file:
+            file.write(head := weights.compose(sizes, {}))
+            file.truncate(len(head) + sum(size for *_, size in sizes.values()))
+    train_on(model, TARGETS[kind], tmp_path / "adapter")
+    whole = sum(file.stat().st_size for file in base.glob("*.safetensors"))
+    limited = (
+        "from tasks.ml.updates import by_peft, experts; from transformers import Qwen3MoeForCausalLM, LlamaForCausalLM\n"
+        f"limit = {LIMIT} + int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        f"assert {3 * LIMIT} < {whole}\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))"
+    )
+    done = run(base, tmp_path / "adapter", tmp_path / "merged", limited)
+    assert done.returncode == 0, done.stderr
+    found = load_file(tmp_path / "merged" / "True.safetensors")
+    changed = [name for name, value in found.items() if value.any()]
+    assert len(changed) == (16 if kind == "llama" else 16 * 16)
