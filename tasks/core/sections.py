@@ -74,6 +74,9 @@ class Splits(Section):
 
 class Pack(Section):
     tokens: Annotated[Count, Field(description="of one pack; a longer row is a pack of its own")] = 1024
+    tasks: Annotated[
+        Literal["source", "tag"], Field(description="what makes rows one task: their source, or their first tag")
+    ] = "source"
 
 
 class Source(Section):
@@ -163,6 +166,9 @@ class Batch(Section):
     neftune: Annotated[
         float, Field(ge=0, description="noise on the embeddings, alpha of Jain et al. 2023 (arXiv 2310.05914); 0: none")
     ] = 0.0
+    pcgrad: Annotated[
+        bool, Field(description="project conflicting gradients of a step's tasks, Yu et al. 2020 (arXiv 2001.06782)")
+    ] = False
 
 
 class Optimizer(Section):

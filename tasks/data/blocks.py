@@ -252,7 +252,8 @@ def _keep(
     rows = [each.row for each in fitting]
     stops = np.concatenate([[0], np.cumsum(lengths[fits])])
     loss = flat.loss[tokens]
-    _write(file, rows, job.version, stops, flat.ids[tokens], loss, whole=split != "train")
+    task = worker.params.pack.tasks if split == "train" else None
+    _write(file, rows, job.version, stops, flat.ids[tokens], loss, task)
     profile = Accumulator()
     for row in rows:
         profile.add(row)
@@ -297,12 +298,19 @@ def _unit(key: bytes) -> float:
 
 
 def _write(
-    file: Path, rows: Sequence[Row], version: int, stops: np.ndarray, ids: np.ndarray, loss: np.ndarray, *, whole: bool
+    file: Path,
+    rows: Sequence[Row],
+    version: int,
+    stops: np.ndarray,
+    ids: np.ndarray,
+    loss: np.ndarray,
+    task: str | None,
 ) -> None:
-    """One Arrow file of examples; training needs their tokens only."""
+    """One Arrow file of examples; of those to be trained on, with a `task`, the tokens and that alone, as their one tag."""
+    whole = task is None
     columns: dict[str, Any] = {
         "id": pa.array([row.id for row in rows], pa.string()),
-        "tags": pa.array([row.tags if whole else () for row in rows], pa.list_(pa.string())),
+        "tags": pa.array([(_task(row, task),) if task else row.tags for row in rows], pa.list_(pa.string())),
         "messages": pa.array([_messages(row) if whole else "" for row in rows], pa.string()),
         "tools": pa.array([json.dumps(row.tools, ensure_ascii=False) if whole else "" for row in rows], pa.string()),
         "version": pa.array([version] * len(rows), pa.int32()),
@@ -312,6 +320,10 @@ def _write(
     batch = pa.record_batch([columns[name] for name in chatset.EXAMPLE.names], schema=chatset.EXAMPLE)
     with pa.ipc.new_file(str(file), chatset.EXAMPLE) as writer:
         writer.write_batch(batch)
+
+
+def _task(row: Row, kind: str) -> str:
+    return row.source if kind == "source" else next(iter(row.tags), "")
 
 
 def _messages(row: Row) -> str:

@@ -20,6 +20,7 @@ PACKS_A_SHARD = 16_384
 PACK = pa.schema(
     [
         ("rows", pa.list_(pa.string())),
+        ("tasks", pa.list_(pa.string())),
         ("lengths", pa.list_(pa.int32())),
         ("ids", pa.list_(pa.int32())),
         ("loss", pa.list_(pa.bool_())),
@@ -39,7 +40,10 @@ EXAMPLE = pa.schema(
 
 
 class Tokens(Protocol):
-    """A row as the model reads it: `loss[i]` says whether predicting `ids[i]` counts. Equal lengths."""
+    """A row as the model reads it: `loss[i]` says whether predicting `ids[i]` counts. Equal lengths.
+
+    `task`: of which one the row is, where several are learned together.
+    """
 
     @property
     def id(self) -> str: ...
@@ -47,6 +51,8 @@ class Tokens(Protocol):
     def ids(self) -> Sequence[int]: ...
     @property
     def loss(self) -> Sequence[bool]: ...
+    @property
+    def task(self) -> str: ...
 
 
 class Reading(Protocol):
@@ -63,6 +69,7 @@ class Segment:
     id: str
     ids: list[int]
     loss: list[bool]
+    task: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,11 @@ class Example:
     version: int
     ids: list[int]
     loss: list[bool]
+
+    @property
+    def task(self) -> str:
+        """None: it is judged, not learned."""
+        return ""
 
     @property
     def conversation(self) -> tuple[Message, ...]:
@@ -123,9 +135,11 @@ class PackWriter:
         if self._writer is not None:
             self._writer.close()
 
-    def add(self, rows: Sequence[str], lengths: Sequence[int], ids: np.ndarray, loss: np.ndarray) -> None:
+    def add(
+        self, rows: Sequence[str], tasks: Sequence[str], lengths: Sequence[int], ids: np.ndarray, loss: np.ndarray
+    ) -> None:
         """One pack: `ids` and `loss` have shape (tokens,), laid end to end as `lengths` says."""
-        self._batch.append({"rows": rows, "lengths": lengths, "ids": ids, "loss": loss})
+        self._batch.append({"rows": rows, "tasks": tasks, "lengths": lengths, "ids": ids, "loss": loss})
         if len(self._batch) == PACKS_A_BATCH:
             self._flush()
 
@@ -195,7 +209,7 @@ class Packs:
 
 def _segments(pack: Any) -> Iterator[Segment]:
     start = 0
-    for id, length in zip(pack["rows"], pack["lengths"], strict=True):
+    for id, task, length in zip(pack["rows"], pack["tasks"], pack["lengths"], strict=True):
         end = start + length
-        yield Segment(id, pack["ids"][start:end], pack["loss"][start:end])
+        yield Segment(id, pack["ids"][start:end], pack["loss"][start:end], task)
         start = end

@@ -289,17 +289,18 @@ class _Tokens:
         self._blocks = np.searchsorted(rows.starts, numbers, side="right") - 1
         self._places = numbers - rows.starts[self._blocks]
 
-    def of(self, rows: Sequence[int]) -> tuple[list[str], list[int], np.ndarray, np.ndarray]:
-        """Ids and lengths of the rows, their token ids and their loss marks end to end."""
-        names, sizes, ids, loss = list[str](), list[int](), list[np.ndarray](), list[np.ndarray]()
+    def of(self, rows: Sequence[int]) -> tuple[list[str], list[str], list[int], np.ndarray, np.ndarray]:
+        """Ids, tasks and lengths of the rows, their token ids and their loss marks end to end."""
+        names, tasks, sizes, ids, loss = list[str](), list[str](), list[int](), list[np.ndarray](), list[np.ndarray]()
         for block, place in zip(self._blocks[rows].tolist(), self._places[rows].tolist(), strict=True):
             opened = self._open(self._files[block])
             start, end = opened.stops[place], opened.stops[place + 1]
             names.append(opened.names[place])
+            tasks.append(opened.tasks[place])
             sizes.append(end - start)
             ids.append(opened.ids[start:end])
             loss.append(opened.loss[start:end])
-        return names, sizes, np.concatenate(ids), np.concatenate(loss)
+        return names, tasks, sizes, np.concatenate(ids), np.concatenate(loss)
 
 
 @dataclass(frozen=True)
@@ -307,6 +308,7 @@ class _Opened:
     """A block's rows: row i has `ids[stops[i]:stops[i + 1]]` and as many loss marks."""
 
     names: list[str]
+    tasks: list[str]
     stops: list[int]
     ids: np.ndarray
     loss: np.ndarray
@@ -317,6 +319,6 @@ def _open(file: Path) -> _Opened:
         (batch,) = pa.ipc.open_file(source).read_all().to_batches()
     ids, loss = batch.column("ids"), batch.column("loss")
     return _Opened(
-        batch.column("id").to_pylist(), ids.offsets.to_pylist(), ids.values.to_numpy(),
+        batch.column("id").to_pylist(), batch.column("tags").values.to_pylist(), ids.offsets.to_pylist(), ids.values.to_numpy(),
         loss.values.to_numpy(zero_copy_only=False),
     )  # fmt: skip

@@ -79,6 +79,16 @@ class Masters:
         """The float32 sums of what has one: what no token of the batch reached has none."""
         return {name: master.grad for name, master in self._masters.items() if master.grad is not None}
 
+    def take_gradients(self) -> dict[str, Tensor]:
+        """The sums so far, which begin anew."""
+        taken = self.gradients()
+        self.zero()
+        return taken
+
+    def put_gradients(self, gradients: Mapping[str, Tensor]) -> None:
+        for name, gradient in gradients.items():
+            self._masters[name].grad = gradient
+
     def update(self, divide_by: float, learning_rate: float) -> float:
         """Divide, clip, move the masters and round them into the model; the gradients' norm before clipping."""
         for gradient in self.gradients().values():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -63,13 +63,13 @@ def settle(tuned: Tuned, train: Packs, params: TrainParams, world: World = ALONE
     room = held + memory.room(params.launch.processes) / MARGIN
     if params.launch.recompute == "always":
         memory.recompute(model)
-    found = of(tuned, pack, params, before)
+    found = _by_task(of(tuned, pack, params, before), train, params)
     if params.launch.recompute == "auto" and world.any(found.total > room) == [True]:
         events.note(
             f"{gb(found.total)} would not fit into {gb(room)}: activations are computed again in the backward pass"
         )
         memory.recompute(model)
-        found = of(tuned, pack, params, before)
+        found = _by_task(of(tuned, pack, params, before), train, params)
     events.note(f"predicted memory: {gb(found.total)} ({tell(found)})")
     if found.total > room:
         events.warning(
@@ -77,6 +77,13 @@ def settle(tuned: Tuned, train: Packs, params: TrainParams, world: World = ALONE
             f"lower train.batch.micro_tokens (now {params.batch.micro_tokens})"
         )
     return found
+
+
+def _by_task(found: Memory, train: Packs, params: TrainParams) -> Memory:
+    """PCGrad holds a gradient for each task of a step (here those of the heaviest pack), one that it projects, and the sum."""
+    if not params.batch.pcgrad:
+        return found
+    return replace(found, gradients=found.gradients * (2 + len({row.task for row in train[train.heaviest()]})))
 
 
 def tell(found: Memory) -> str:

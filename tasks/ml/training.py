@@ -22,6 +22,7 @@ from tasks.core.sections import Optimizer, TrainParams
 from tasks.data.chatset import Reading, Tokens
 from tasks.ml import memory, not_finite, packing, stopping
 from tasks.ml.checkpoints import Checkpoints, State, part
+from tasks.ml.conflicts import Tasks
 from tasks.ml.health import Watch
 from tasks.ml.history import Record, Result, Validation
 from tasks.ml.masters import Masters
@@ -96,6 +97,7 @@ class _Run:
         self._masters = Masters(self.tuned, self.params.optimizer)
         self._best: dict[str, torch.Tensor] = {}
         self._health = Watch()
+        self._tasks = Tasks(self._masters, self.world, self.params)
         self._masters.choose(self.tuned.trains(1, ()))
 
     @property
@@ -145,16 +147,18 @@ class _Run:
             self._micro_tokens = memory.smaller(self._micro_tokens, batch, self.tuned.runner.model, self.params.launch)
 
     def _accumulate(self, batch: Sequence[Tokens]) -> tuple[float, int]:
-        """Those of this process's share."""
+        """Those of this process's share; with PCGrad the gradients of each task are set apart."""
         loss, targets = 0.0, 0
         self._masters.zero()
         with self.world.own_noise():
-            for pack, counts in self._packs(batch):
-                total = self.tuned.runner.loss_sum(pack, self.params.batch.neftune) * counts
-                if total.requires_grad:  # a pack without a target has nothing to teach
-                    total.backward()
-                self._masters.collect()
-                loss, targets = loss + total.item(), targets + len(pack.targets) * counts
+            for rows in self._tasks.of(batch):
+                for pack, counts in self._packs(rows):
+                    total = self.tuned.runner.loss_sum(pack, self.params.batch.neftune) * counts
+                    if total.requires_grad:  # a pack without a target has nothing to teach
+                        total.backward()
+                    self._masters.collect()
+                    loss, targets = loss + total.item(), targets + len(pack.targets) * counts
+                self._tasks.end()
         return loss, targets
 
     def _packs(self, batch: Sequence[Tokens]) -> Iterator[tuple[Pack, int]]:
@@ -171,7 +175,7 @@ class _Run:
     def _sum(self, loss: float, targets: int) -> tuple[float, int]:
         """Loss, targets and gradients of all processes; the penalty is no sum over rows, so each adds it to the total."""
         loss, count = self.world.totals(loss, targets)
-        self._masters.sum_gradients(self.world)
+        self._tasks.join(self.done + 1)
         if self.tuned.penalty is not None:
             (self.tuned.penalty() * max(count, 1)).backward()
             self._masters.collect()
@@ -198,6 +202,7 @@ class _Run:
 
     def finish(self) -> None:
         """Return to the best weights where the params ask for them."""
+        self._tasks.tell()
         if self.params.validation.keep == "best" and self._best:
             self._masters.put(part(self._best, "value"))
             self.tuned.restore(part(self._best, "method"))
@@ -229,6 +234,7 @@ class _Run:
             "history": [record.values() for record in self.history],
             "validations": [validation.values() for validation in self.validations],
             "health": self._health.state(),
+            "conflicts": self._tasks.state(),
         }
         return State(self.done, tensors, values)
 
@@ -237,6 +243,7 @@ class _Run:
         self.history = [Record(*values) for values in state.values["history"]]
         self.validations = [Validation(*values) for values in state.values["validations"]]
         self._micro_tokens = state.values["micro_tokens"]
+        self._tasks.restore(state.values["conflicts"])
         self._health = Watch.restored(state.values["health"])
         self._masters.choose(self.tuned.trains(self.done, [record.loss for record in self.history[:-1]]))
         self._masters.put(state.part("value"))

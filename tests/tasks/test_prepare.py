@@ -187,6 +187,20 @@ def test_sources_are_mixed_by_weight_and_cap(tmp_path: Path, base: Path) -> None
     assert made.facts["packs"]["rows"] == seen.total()
 
 
+def test_packs_know_the_tasks_of_their_rows(tmp_path: Path, base: Path) -> None:
+    rows = [say(number, tags=[f"tag {number % 3}", "other"] if number % 4 else []) for number in range(60)]
+    rows += [say(number, **{"from": "mail"}) for number in range(60, 80)]
+    raw = corpus(tmp_path / "raw", [dict(row) for row in rows])
+    of_id = {row["id"]: row for row in rows}
+    for tasks in ("source", "tag"):
+        run(raw, base, tmp_path / tasks, pack={"tasks": tasks})
+        packed = [row for pack in chatset.Packs(tmp_path / tasks / "chat" / "train") for row in pack]
+        assert len({row.task for row in packed}) > 1
+        for row in packed:
+            value = of_id[row.id]
+            assert row.task == (value.get("from", "web") if tasks == "source" else next(iter(value.get("tags", [])), ""))
+
+
 def test_the_bytes_do_not_depend_on_the_number_of_processes(
     tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

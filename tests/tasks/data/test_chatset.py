@@ -23,14 +23,18 @@ PACKS = st.lists(
 
 def write(folder: Path, packs: list[list[list[tuple[int, bool]]]]) -> list[list[Segment]]:
     wanted = [
-        [Segment(f"{p}/{r}", [i for i, _ in row], [mark for _, mark in row]) for r, row in enumerate(pack)]
+        [
+            Segment(f"{p}/{r}", [i for i, _ in row], [mark for _, mark in row], f"task {r % 2}")
+            for r, row in enumerate(pack)
+        ]
         for p, pack in enumerate(packs)
     ]
     with PackWriter(folder) as writer:
         for pack in wanted:
             ids = np.array([i for segment in pack for i in segment.ids], dtype=np.int32)
             loss = np.array([mark for segment in pack for mark in segment.loss], dtype=bool)
-            writer.add([segment.id for segment in pack], [len(segment.ids) for segment in pack], ids, loss)
+            names, tasks = [segment.id for segment in pack], [segment.task for segment in pack]
+            writer.add(names, tasks, [len(segment.ids) for segment in pack], ids, loss)
     return wanted
 
 

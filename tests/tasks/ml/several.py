@@ -31,6 +31,7 @@ PARAMS = TrainParams(
     optimizer=Optimizer(learning_rate=1e-2),
 )  # fmt: skip
 NOISY = PARAMS.model_copy(update={"options": {"dropout": 0.3}, "batch": Batch(packs=4, micro_tokens=32, neftune=5.0)})
+PCGRAD = PARAMS.model_copy(update={"epochs": 1, "batch": Batch(packs=4, micro_tokens=32, pcgrad=True)})
 DORA = PARAMS.model_copy(update={"method": "dora", "epochs": 1})
 SHARDED = PARAMS.model_copy(update={"launch": Launch(dtype="float32", processes=2, sharded=True)})
 
@@ -38,7 +39,7 @@ SHARDED = PARAMS.model_copy(update={"launch": Launch(dtype="float32", processes=
 def row(number: int) -> Segment:
     length = 8 + number % 13
     ids = [(number * 31 + place * 7) % 300 + 3 for place in range(length)]
-    return Segment(str(number), ids, [place >= length // 2 for place in range(length)])
+    return Segment(str(number), ids, [place >= length // 2 for place in range(length)], f"task {number % 3}")
 
 
 ROWS = [row(number) for number in range(21)]
@@ -139,6 +140,7 @@ def main(base: Path, out: Path) -> None:
         train(base, out / "recomputed", SHARDED, world, recompute=True)
         train(base, out / "noisy", NOISY, world)
         train(base, out / "dora", DORA.model_copy(update={"launch": SHARDED.launch}), world)
+        train(base, out / "pcgrad", PCGRAD.model_copy(update={"launch": SHARDED.launch}), world)
         exhausted(base, out / "exhausted", world)
         differing(base, out / "differing", world)
         broken(base, out / "broken", world)

@@ -20,18 +20,10 @@ from tasks.ml import health, spectrum
 from tasks.ml.history import Result
 from tasks.ml.tuned import Moment, Tuned
 from tests import runs
+from tests.hearing import Heard
 
 OFTEN = Validation(times=5)
 PARAMS = runs.PARAMS.model_copy(update={"validation": OFTEN, "optimizer": Optimizer(learning_rate=1e-2)})
-
-
-class Heard:
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def emit(self, kind: str, fields: dict[str, Any]) -> None:
-        if kind == "warning":
-            self.warnings.append(fields["text"])
 
 
 @pytest.fixture
@@ -129,11 +121,11 @@ GATES = PARAMS.model_copy(update={"targets": ("q_proj", "gate_proj", "up_proj")}
 
 def test_an_adapter_that_never_moves_is_named_once(tiny_base: Path, tmp_path: Path, heard: Heard) -> None:
     fit(tiny_base, tmp_path, GATES, watch=deaf)
-    [said, *_] = heard.warnings
+    [said, *_] = heard.texts("warning")
     assert said.startswith(
         "model.layers.1.mlp.gate_proj, model.layers.1.mlp.up_proj: B is still zero after step 2: dead"
     )
-    assert sum("gate_proj" in warning and "dead" in warning for warning in heard.warnings) == 1
+    assert sum("gate_proj" in warning and "dead" in warning for warning in heard.texts("warning")) == 1
 
 
 def later_deaf(tuned: Tuned) -> Tuned:
@@ -147,7 +139,7 @@ def later_deaf(tuned: Tuned) -> Tuned:
 
 def test_an_adapter_that_stops_is_named_once(tiny_base: Path, tmp_path: Path, heard: Heard) -> None:
     fit(tiny_base, tmp_path, GATES, watch=later_deaf)
-    [said] = heard.warnings
+    [said] = heard.texts("warning")
     assert said.startswith(
         "model.layers.1.mlp.gate_proj, model.layers.1.mlp.up_proj: no gradient at the last 2 measurements, up to step 6"
     )
@@ -157,7 +149,7 @@ def test_an_adapter_that_explodes_is_named_once(tiny_base: Path, tmp_path: Path,
     options = {"alpha_pattern": {"model.layers.1.mlp.up_proj": 1e5}}
     slow = Optimizer(learning_rate=1e-7)
     fit(tiny_base, tmp_path, PARAMS.model_copy(update={"options": options, "optimizer": slow}))
-    [said] = [warning for warning in heard.warnings if "up_proj" in warning]
+    [said] = [warning for warning in heard.texts("warning") if "up_proj" in warning]
     assert said.startswith(
         "model.layers.1.mlp.up_proj: the gradient of step 2 is more than 100 times the median of its peers"
     )
@@ -179,15 +171,16 @@ def test_what_explodes_stands_out_among_its_peers_only(norms: list[float], part:
 def test_a_healthy_run_warns_of_nothing(tiny_base: Path, tmp_path: Path, heard: Heard, method: str) -> None:
     result = fit(tiny_base, tmp_path, PARAMS.model_copy(update={"method": method}))
     assert len(result.health) == 5
-    assert heard.warnings == []
+    assert heard.texts("warning") == []
 
 
 def test_a_killed_run_sees_and_tells_the_same(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: Heard
 ) -> None:
     undisturbed = fit(tiny_base, tmp_path / "whole", GATES, watch=deaf)
-    told, heard.warnings = heard.warnings, []
+    told = heard.texts("warning")
+    heard.told.clear()
     monkeypatch.setattr(runs, "attach", lambda *given, attach=runs.attach: deaf(attach(*given)))
     _, resumed = runs.fit_killed(tiny_base, tmp_path / "killed", GATES, monkeypatch)
     assert resumed.health == undisturbed.health and len(resumed.health) == 5
-    assert heard.warnings == told
+    assert heard.texts("warning") == told

@@ -19,6 +19,7 @@ from tasks.core.params import Params
 from tasks.ml import loggers
 from tasks.train import train
 from tests import tiny
+from tests.hearing import Heard
 
 ROOT = Path(__file__).parents[3]
 
@@ -62,16 +63,6 @@ def test_asking_loads_none_of_them() -> None:
     assert done.stdout.strip() == "[]"
 
 
-class Heard:
-    """A sink that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, dict[str, Any]]] = []
-
-    def emit(self, kind: str, fields: dict[str, Any]) -> None:
-        self.told.append((kind, fields))
-
-
 class Breaks:
     """A logger whose disk is gone after the first step."""
 
@@ -95,7 +86,7 @@ def test_a_logger_that_fails_says_so_once() -> None:
             events.progress("train", step, 3, loss=1.5, stage="late")
         sink.close()
     assert logger.logged == [(1, {"train/loss": 1.5})]
-    warnings = [fields["text"] for kind, fields in heard.told if kind == "warning"]
+    warnings = heard.texts("warning")
     assert warnings == ["board failed and logs no more, the training goes on: BrokenPipeError: gone"]
     assert [fields["done"] for kind, fields in heard.told if kind == "progress"] == [1, 2, 3]
     events.progress("train", 4, 4)

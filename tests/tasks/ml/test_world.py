@@ -30,6 +30,7 @@ from tasks.ml import launch, loading, sharding
 from tasks.ml.world import ALONE, World
 from tasks.prepare import prepare
 from tests import tiny
+from tests.hearing import Heard
 from tests.tasks.ml import several
 
 TWO = TrainParams(batch=Batch(packs=2), launch=Launch(processes=2))
@@ -96,8 +97,8 @@ def weights(folder: Path, rank: int = 0) -> dict[str, torch.Tensor]:
 
 def assert_same_course(folder: Path, wanted: Path) -> None:
     ours, theirs = found(folder), found(wanted)
-    for curve in ("losses", "norms", "valid"):
-        assert ours[curve] == pytest.approx(theirs[curve], rel=1e-5), curve
+    for curve, apart in (("losses", 1e-5), ("norms", 1e-4), ("valid", 1e-5)):  # other processors round otherwise
+        assert ours[curve] == pytest.approx(theirs[curve], rel=apart), curve
     assert len(ours["losses"]) == 12 and max(ours["norms"]) > 0
     torch.testing.assert_close(weights(folder), weights(wanted), rtol=1e-4, atol=1e-5)
 
@@ -124,6 +125,12 @@ def test_sharded_each_holds_half_of_the_base(two: Path) -> None:
 def test_dora_reads_its_norms_from_sharded_weights(two: Path, tmp_path: Path, tiny_base: Path) -> None:
     several.train(tiny_base, tmp_path, several.DORA, ALONE)
     assert found(two / "dora")["losses"] == pytest.approx(found(tmp_path)["losses"], rel=1e-5)
+
+
+def test_conflicts_are_projected_on_the_gradients_of_all_processes(two: Path, tmp_path: Path, tiny_base: Path) -> None:
+    several.train(tiny_base, tmp_path, several.PCGRAD, ALONE)
+    assert found(two / "pcgrad")["losses"] == pytest.approx(found(tmp_path)["losses"], rel=1e-5)
+    torch.testing.assert_close(weights(two / "pcgrad"), weights(tmp_path), rtol=1e-4, atol=1e-5)
 
 
 def test_memory_that_ends_in_one_process_makes_all_take_smaller_passes(two: Path, one: Path) -> None:
@@ -189,14 +196,6 @@ def test_a_method_that_leaves_little_frozen_is_not_sharded(tiny_base: Path) -> N
     tuned.runner.model.requires_grad_(True)
     with pytest.raises(ParamsError, match="trains most of it"):
         sharding.shard(tuned, World(0, 2))
-
-
-class Heard:
-    def __init__(self) -> None:
-        self.told: list[tuple[str, dict[str, Any]]] = []
-
-    def emit(self, kind: str, fields: dict[str, Any]) -> None:
-        self.told.append((kind, fields))
 
 
 @pytest.fixture
