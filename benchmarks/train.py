@@ -28,7 +28,7 @@ from tasks.fetch import fetch
 FLAGS = (
     Flag("plots", "draw how the cost grows, as PNG, there", folder=True),
     Flag("settings", "every setting of the peers that was tried, instead"),
-    Flag("gpu", "on an NVIDIA GPU instead: LoRA and QLoRA, small and 8 B-shaped"),
+    Flag("gpu", "on an NVIDIA GPU instead: LoRA and QLoRA, small and 8 B-shaped, and 65 B-shaped's memory"),
 )
 
 

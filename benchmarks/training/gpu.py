@@ -1,4 +1,5 @@
-"""On an NVIDIA GPU: LoRA and QLoRA against TRL with its fused head, on SmolLM2 and on a random model of 8 B's shape.
+"""On an NVIDIA GPU: LoRA and QLoRA against TRL with its fused head, on SmolLM2 and on a random model of 8 B's shape;
+QLoRA alone on one of 65 B's shape, for the memory that it takes.
 
 Where no GPU is, that is said, and nothing is measured.
 """
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks import harness
 from benchmarks.harness import Contender, Failure, Findings, Options
@@ -27,7 +28,7 @@ PRODUCT_SECONDS = 0.2
 PROBE = (
     "import json, torch; print(json.dumps({'name': torch.cuda.get_device_name() if torch.cuda.is_available() else ''}))"
 )
-RANDOM_BASE = Path(__file__).parents[1] / "measuring" / "random_base.py"
+MEASURING = Path(__file__).parents[1] / "measuring"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 
 
@@ -40,6 +41,12 @@ class _Way:
     trl: Mapping[str, Any]
 
 
+LARGEST_ROWS, LARGEST_LONGEST, LARGEST_RANK = 4, 512, 64
+LARGEST = {
+    "method": "qlora", "batch": {"micro_tokens": 512}, "launch": {"recompute": "always"},
+    "optimizer": {"name": "paged_adamw_8bit", "learning_rate": 2e-4, "schedule": "constant", "warmup": 0.0},
+}  # fmt: skip
+"""As QLoRA's paper trains LLaMA 65 B in 48 GB (arXiv 2305.14314)."""
 TRL_BEST = {"micro": 8, "model": {"dtype": "bfloat16"}, "config": {"padding_free": True, "max_length": None}}
 WAYS = (
     _Way("LoRA", {"method": "lora"}, TRL_BEST),
@@ -56,19 +63,31 @@ def absent() -> str:
 
 
 def measured(options: Options, folder: Path, base: Path) -> Findings:
-    large = folder / "large"
     parts = [_on(options, folder, base, "SmolLM2-135M", SMALL_ROWS)]
-    made = harness.measure(_random_base(base, large))
+    large, largest = _made(base, folder / "large", "random_base.py"), _made(base, folder / "largest", "hollow_base.py")
+    parts.append(large or _on(options, folder, folder / "large", "8 B-shaped", LARGE_ROWS))
+    return course.joined(*parts, largest or largest_of(options, folder, folder / "largest"))
+
+
+def _made(base: Path, out: Path, script: str) -> Findings | None:
+    """The base that a script makes, with the tokenizer of a real one; None: it is there."""
+    argv = (sys.executable, "-P", str(MEASURING / script), str(out))
+    made = harness.measure(Contender(script, argv, base.parent, checkout.environment(checkout.ROOT)))
     if isinstance(made, Failure):
-        return course.joined(*parts, Findings(failures={"8 B-shaped base": made.reason}))
+        return Findings(failures={script: made.reason})
     for name in TOKENIZER:
-        shutil.copy(base / name, large / name)
-    return course.joined(*parts, _on(options, folder, large, "8 B-shaped", LARGE_ROWS))
+        shutil.copy(base / name, out / name)
+    return None
 
 
-def _random_base(base: Path, out: Path) -> Contender:
-    argv = (sys.executable, "-P", str(RANDOM_BASE), str(out))
-    return Contender("random base", argv, base.parent, checkout.environment(checkout.ROOT))
+def largest_of(options: Options, folder: Path, base: Path, device: Literal["cpu", "cuda"] = "cuda") -> Findings:
+    """What QLoRA takes of memory on the largest base. No other contender: it is a claim about bytes."""
+    made = lessons.make(base, folder / "adapter", QUICK_STEPS, LARGEST_LONGEST, LARGEST_ROWS, LARGEST_RANK)
+    file = folder / "largest.json"
+    lesson_file.write(file, replace(made, device=device))
+    comparison = harness.compare([course.ours("tuneline", file, folder / "out", LARGEST)], rounds=1)
+    found = harness.findings("65 B-shaped, QLoRA: steps after the first", course.steps_only(comparison, first=1))
+    return _named(found, "65 B-shaped, QLoRA: ")
 
 
 def _on(options: Options, folder: Path, base: Path, title: str, rows: int) -> Findings:

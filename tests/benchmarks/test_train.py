@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoTokenizer, LlamaConfig
 
 from benchmarks import harness, train
 from benchmarks.harness import Comparison, Failure, Figure, Findings, Flag, Options, Run
-from benchmarks.measuring import corpus, lessons, operations
+from benchmarks.measuring import corpus, hollow_base, lessons, operations
 from benchmarks.measuring.lessons import Shape
 from benchmarks.peers import lesson
 from benchmarks.peers.lesson import IGNORED, Clock, Lesson, Row
 from benchmarks.peers.peer import PEERS, Peer
-from benchmarks.training import bound, course, plots
+from benchmarks.training import bound, course, gpu, plots
 from tests import tiny
 
 STEPS, ROWS_A_STEP, RANK = 3, 2, 4
@@ -163,6 +165,25 @@ def test_a_peer_does_the_lesson_alike(peer: Peer, given_lesson: Lesson, tmp_path
     outcome = harness.measure(peer.trains(tmp_path / "lesson.json", tmp_path / "out", {}))
     assert isinstance(outcome, Run), outcome
     assert outcome.result["losses"] == pytest.approx(list(_reference(given_lesson)), abs=0.02)  # in bfloat16
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not corpus.DATA.is_dir(), reason=f"{corpus.DATA} is absent: nothing to make rows from")
+def test_a_base_that_is_mostly_holes_trains_with_qlora(base: Path, tmp_path: Path) -> None:
+    """As the 65 B-shaped one on a GPU: few bytes on the disk, finite losses, and something moves or the run would end."""
+    shape = LlamaConfig(
+        vocab_size=len(AutoTokenizer.from_pretrained(base)), hidden_size=128, intermediate_size=512, num_hidden_layers=12,
+        num_attention_heads=4, tie_word_embeddings=False, architectures=["LlamaForCausalLM"], dtype="bfloat16",
+        bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    hollow_base.make(shape, tmp_path / "base")
+    file = tmp_path / "base" / "model.safetensors"
+    assert file.stat().st_blocks * 512 < file.stat().st_size / 2
+    for name in gpu.TOKENIZER:
+        shutil.copy(base / name, tmp_path / "base" / name)
+    found = gpu.largest_of(Options(True, 1, {}), tmp_path, tmp_path / "base", "cpu")
+    assert not found.failures, found.failures
+    assert found.absolute["65 B-shaped, QLoRA: tuneline"]["peak_rss_bytes"]
 
 
 # ---- counting

@@ -198,7 +198,9 @@ def test_packs_know_the_tasks_of_their_rows(tmp_path: Path, base: Path) -> None:
         assert len({row.task for row in packed}) > 1
         for row in packed:
             value = of_id[row.id]
-            assert row.task == (value.get("from", "web") if tasks == "source" else next(iter(value.get("tags", [])), ""))
+            assert row.task == (
+                value.get("from", "web") if tasks == "source" else next(iter(value.get("tags", [])), "")
+            )
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_processes(
