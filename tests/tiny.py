@@ -125,6 +125,7 @@ def params(base: Path, **sections: dict[str, Any]) -> dict[str, Any]:
         "evaluate": {"metrics": ["exact_match", "chrf"], "max_new_tokens": 4, "batch_size": 8},
         "report": {"samples": 2},
         "publish": {"name": "tiny"},
+        "promote": {},
     }
     for section, changes in sections.items():
         values.setdefault(section, {}).update(changes)

@@ -20,6 +20,7 @@ from tasks.core.sections import (
     FetchParams,
     MergeParams,
     PrepareParams,
+    PromoteParams,
     PublishParams,
     QuantizeParams,
     ReportParams,
@@ -42,6 +43,7 @@ class Params(Section):
     evaluate: EvaluateParams
     report: ReportParams
     publish: PublishParams
+    promote: PromoteParams
 
 
 def load(path: Path = FILE) -> Params:

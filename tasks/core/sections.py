@@ -298,5 +298,30 @@ class ReportParams(Section):
     samples: Annotated[int, Field(ge=0, description="generations shown beside their references")] = 8
 
 
+class Rows(Section):
+    """What the gate wants to have been learned from and judged on, at least."""
+
+    train: Count = 1
+    test: Annotated[Count, Field(description="fewer tell nothing apart")] = 30
+    slice: Annotated[Count, Field(description="of one tag, for its rows to be judged apart")] = 10
+
+
+class PromoteParams(Section):
+    """The gate: what a version has to show before it takes the champion's place."""
+
+    alias: Annotated[Name, Field(description="that names the version in service")] = "champion"
+    target: Annotated[Name, Field(description="what is compared: merged, adapter, or a format")] = "merged"
+    floors: Annotated[dict[Name, float], Field(description="{exact_match: 0.2}: below it nothing is promoted")] = {}
+    margin: Annotated[
+        float,
+        Field(ge=0, description="that each metric may be worse than the base's and the champion's, the whole interval"),
+    ] = 0.05
+    better: Annotated[
+        tuple[Name, ...], Field(description="in one of these it has to be surely better than both; none named: in any")
+    ] = ()
+    formats: Annotated[tuple[Name, ...], Field(description="that have to be within their budget")] = ()
+    rows: Rows = Rows()
+
+
 class PublishParams(Section):
     name: Annotated[Name, Field(description="the model's name in the registry")] = "model"

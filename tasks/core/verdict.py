@@ -12,12 +12,12 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.core.sections import Budget
 
-Direction = Literal["at most", "at least"]
+Direction = Literal["at most", "at least", "above"]
 
 
 class Ruling(BaseModel):
-    """One rule. `low` and `high` are the 95% interval of what was measured, where there is one; the whole interval has to
-    keep to what is `needed`."""
+    """One rule. `low` and `high` are the interval of what was measured, at `confidence`, where there is one; the whole
+    interval has to keep to what is `needed`. `p`: of an exact test beside it; `p_needed`: at most that, if it counts."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -25,6 +25,9 @@ class Ruling(BaseModel):
     measured: float | None
     low: float | None = None
     high: float | None = None
+    confidence: float = 0.95
+    p: float | None = None
+    p_needed: float | None = None
     direction: Direction
     needed: float
 
@@ -35,7 +38,10 @@ class Ruling(BaseModel):
             return False
         if self.direction == "at most":
             return max(self.measured, self.measured if self.high is None else self.high) <= self.needed
-        return min(self.measured, self.measured if self.low is None else self.low) >= self.needed
+        if self.p is not None and self.p_needed is not None and self.p > self.p_needed:
+            return False
+        least = min(self.measured, self.measured if self.low is None else self.low)
+        return least > self.needed if self.direction == "above" else least >= self.needed
 
 
 class Verdict(BaseModel):

@@ -1,0 +1,174 @@
+"""The gate: whether a version may take the champion's place. A pure function of scores, facts and rules.
+
+Each metric may be worse than the opponent's by a margin at the most: its whole 95% interval keeps to it. All have to, so
+nothing is corrected there (intersection-union: Berger 1982). One has to be surely better: of m that it may be, each by an
+interval at 1 - 0.05 / m (Bonferroni), and for a metric of right and wrong by McNemar's exact test too. No tag's rows may be
+surely worse, at 1 - 0.05 / k for k such comparisons. So of versions no better than the champion at most one in 40 passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.core.errors import DataError
+from tasks.core.scores import LOSS, Scores
+from tasks.core.sections import PromoteParams
+from tasks.core.verdict import Ruling
+from tasks.data import paired
+
+ALPHA = 0.05
+BASE, CHAMPION = "base", "champion"
+
+
+class Facts(BaseModel):
+    """What else is known of the version. contaminated: training rows left that hold test rows; None: nobody looked.
+    formats: those within their budget."""
+
+    model_config = ConfigDict(frozen=True)
+
+    train_rows: int
+    contaminated: int | None
+    formats: tuple[str, ...]
+
+
+class Case(BaseModel):
+    """What the gate judges; `champion` None: there is none yet."""
+
+    model_config = ConfigDict(frozen=True)
+
+    facts: Facts
+    candidate: Scores
+    base: Scores
+    champion: Scores | None
+
+
+def judge(case: Case, rules: PromoteParams) -> tuple[Ruling, ...]:
+    """Every rule with what was measured and needed. Law: equal cases and rules give equal rulings.
+
+    DataError: the rules name a metric that was not measured, or a report is of other rows.
+    """
+    opponents = {BASE: case.base} | ({CHAMPION: case.champion} if case.champion else {})
+    for name, scores in opponents.items():
+        _check_rows(case.candidate, scores, name)
+    _check_names(case.candidate, rules)
+    return (*_minimums(case, rules), *_floors(case.candidate, rules), *(
+        ruling for name, scores in opponents.items() for ruling in _against(case.candidate, scores, name, rules)
+    ))  # fmt: skip
+
+
+def _minimums(case: Case, rules: PromoteParams) -> Iterator[Ruling]:
+    yield Ruling(rule="training rows", measured=case.facts.train_rows, direction="at least", needed=rules.rows.train)
+    yield Ruling(rule="test rows", measured=len(case.candidate.ids), direction="at least", needed=rules.rows.test)
+    yield Ruling(rule="contaminated rows", measured=case.facts.contaminated, direction="at most", needed=0)
+    for format in rules.formats:
+        passed = float(format in case.facts.formats)
+        yield Ruling(rule=f"{format} within its budget", measured=passed, direction="at least", needed=1)
+
+
+def _floors(candidate: Scores, rules: PromoteParams) -> Iterator[Ruling]:
+    for name, floor in sorted(rules.floors.items()):
+        known = [value for value in candidate.metrics[name] if value is not None]
+        mean = sum(known) / len(known) if known else None
+        yield Ruling(rule=name, measured=mean, direction="at least", needed=floor)
+
+
+def _against(candidate: Scores, opponent: Scores, who: str, rules: PromoteParams) -> Iterator[Ruling]:
+    """Not worse in any, better in one, no tag worse."""
+    names = _comparable(candidate, opponent)
+    for name in names:
+        yield _ruling(f"{name} against {who}", _pairs(candidate, opponent, name), -rules.margin)
+    yield _better(candidate, opponent, who, [name for name in names if name in (rules.better or names)])
+    yield from _slices(candidate, opponent, who, names, rules.rows.slice)
+
+
+def _comparable(candidate: Scores, opponent: Scores) -> list[str]:
+    """The metrics that both have, and the loss where both are asked for the same tokens."""
+    shared = [name for name in candidate.metrics if name in opponent.metrics]
+    return [LOSS, *shared] if candidate.tokens == opponent.tokens else shared
+
+
+def _pairs(
+    candidate: Scores, opponent: Scores, name: str, rows: Sequence[int] | None = None
+) -> list[tuple[float, float]]:
+    """Opponent's and candidate's values of the rows where both have one."""
+    both = list(zip(opponent.better(name), candidate.better(name), strict=True))
+    chosen = both if rows is None else [both[row] for row in rows]
+    return [(before, after) for before, after in chosen if before is not None and after is not None]
+
+
+def _ruling(rule: str, pairs: Sequence[tuple[float, float]], needed: float, confidence: float = 1 - ALPHA) -> Ruling:
+    """The mean difference with its interval, at least `needed`."""
+    if not pairs:
+        return Ruling(rule=rule, measured=None, direction="at least", needed=needed)
+    mean, low, high = paired.difference(*zip(*pairs, strict=True), confidence=confidence)
+    return Ruling(
+        rule=rule, measured=mean, low=low, high=high, confidence=confidence, direction="at least", needed=needed,
+        p=paired.mcnemar(*zip(*pairs, strict=True)) if _right_or_wrong(pairs) else None,
+    )  # fmt: skip
+
+
+def _right_or_wrong(pairs: Sequence[tuple[float, float]]) -> bool:
+    return all(value in (0, 1) for pair in pairs for value in pair)
+
+
+def _better(candidate: Scores, opponent: Scores, who: str, names: Sequence[str]) -> Ruling:
+    """The metric that speaks most for it, with an interval that has to lie above 0."""
+    level = ALPHA / max(1, len(names))
+    found = [
+        _ruling(f"better than {who} in {name}", _pairs(candidate, opponent, name), 0.0, 1 - level).model_copy(
+            update={"direction": "above", "p_needed": level}
+        )
+        for name in names
+    ]
+    none = Ruling(rule=f"better than {who} in any", measured=None, direction="above", needed=0.0)
+    return max(found, key=lambda ruling: (ruling.passed, _clearance(ruling)), default=none)
+
+
+def _clearance(ruling: Ruling) -> float:
+    """How far its interval lies above 0, in its own width, so that metrics of all scales are alike."""
+    if ruling.low is None or ruling.high is None:
+        return float("-inf")
+    return ruling.low / ((ruling.high - ruling.low) or 1.0)
+
+
+def _slices(candidate: Scores, opponent: Scores, who: str, names: Sequence[str], least: int) -> Iterator[Ruling]:
+    """Of each tag the metric that fell most: even the far end of its interval has to reach 0."""
+    rows_of: dict[str, list[int]] = {}
+    for row, tags in enumerate(candidate.tags):
+        for tag in tags:
+            rows_of.setdefault(tag, []).append(row)
+    slices = {tag: rows for tag, rows in sorted(rows_of.items()) if least <= len(rows) < len(candidate.ids)}
+    confidence = 1 - ALPHA / max(1, len(slices) * len(names))
+    for tag, rows in slices.items():
+        worst: Ruling | None = None
+        for name in names:
+            pairs = _pairs(candidate, opponent, name, rows)
+            if not pairs:
+                continue
+            _, _, high = paired.difference(*zip(*pairs, strict=True), confidence=confidence)
+            ruling = Ruling(
+                rule=f"{name} of {tag} against {who}, at best", measured=high, confidence=confidence,
+                direction="at least", needed=0.0,
+            )  # fmt: skip
+            worst = ruling if worst is None or high < (worst.measured or 0.0) else worst
+        if worst is not None:
+            yield worst
+
+
+def _check_rows(candidate: Scores, opponent: Scores, who: str) -> None:
+    if candidate.ids != opponent.ids:
+        odd = sorted(set(candidate.ids) ^ set(opponent.ids))
+        what = f"row {odd[0]!r} is in one of them only" if odd else "their order differs"
+        raise DataError(f"the version and the {who} were judged on different rows ({what}): evaluate both again")
+
+
+def _check_names(candidate: Scores, rules: PromoteParams) -> None:
+    for path, names in (("floors", rules.floors), ("better", rules.better)):
+        for name in names:
+            if name not in candidate.metrics and not (path == "better" and name == LOSS):
+                raise DataError(
+                    f"promote.{path} names {name}, which was not measured; there are {', '.join(candidate.metrics)}: "
+                    "add it to evaluate.metrics"
+                )
