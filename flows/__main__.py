@@ -46,20 +46,7 @@ def parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", help="serve the Prefect UI, the store and the deployments until Ctrl-C")
     up.add_argument("--port", type=int, default=None, help="of the Prefect UI (default: a free one)")
 
-    models = commands.add_parser("models", help="look into the registry").add_subparsers(
-        dest="action", required=True, metavar="ACTION"
-    )
-    listing = models.add_parser("list", help="every model and version")
-    listing.add_argument("name", nargs="?", help="of one model only")
-    _json(listing)
-    show = models.add_parser("show", help="one version: results, lineage, files")
-    show.add_argument("reference", help="NAME or NAME@vN")
-    _json(show)
-    pull = models.add_parser("pull", help="download a version, checking every digest")
-    pull.add_argument("reference", help="NAME or NAME@vN")
-    pull.add_argument("--part", default="merged", help="merged, adapter, report, a format, or all (default: merged)")
-    pull.add_argument("--to", type=Path, required=True, help="a new or empty folder")
-    _json(pull)
+    _models(commands.add_parser("models", help="the registry: look, promote, go back, pull, check, clear up"))
 
     analyze = commands.add_parser("analyze", help="what a version's training did to its base; what two versions share")
     analyze.add_argument("reference", help="NAME or NAME@vN")
@@ -102,6 +89,32 @@ def _data(command: argparse.ArgumentParser) -> None:
     preview.add_argument("--id", action="append", default=[], help="only the row of this id")
     preview.add_argument("--rows", type=int, default=2, help="how many (default: 2)")
     for action in (ingest, status, show, diff, drift, forget, check, preview):
+        _json(action)
+
+
+def _models(command: argparse.ArgumentParser) -> None:
+    actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
+    one = "NAME (the newest), NAME@vN or NAME@ALIAS"
+    listing = actions.add_parser("list", help="every model and version, and which aliases name it")
+    listing.add_argument("name", nargs="?", help="of one model only")
+    show = actions.add_parser("show", help="one version: results, lineage, files")
+    show.add_argument("reference", help=one)
+    pull = actions.add_parser("pull", help="download a version, checking every digest")
+    pull.add_argument("reference", help=one)
+    pull.add_argument("--part", default="merged", help="merged, adapter, report, a format, or all (default: merged)")
+    pull.add_argument("--to", type=Path, required=True, help="a new or empty folder")
+    promote = actions.add_parser("promote", help="make an alias name a version")
+    promote.add_argument("reference", help=one)
+    promote.add_argument("--alias", default="champion", help="(default: champion)")
+    promote.add_argument("--why", required=True, help="for the audit log")
+    promote.add_argument("--expect", metavar="vM", help="refuse if the alias names another version now; none: if any")
+    rollback = actions.add_parser("rollback", help="take an alias back to the version that it named before")
+    rollback.add_argument("name")
+    rollback.add_argument("--alias", default="champion", help="(default: champion)")
+    rollback.add_argument("--why", required=True, help="for the audit log")
+    log = actions.add_parser("log", help="who did what to a model's versions, when and why")
+    log.add_argument("name")
+    for action in (listing, show, pull, promote, rollback, log):
         _json(action)
 
 

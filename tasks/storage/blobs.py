@@ -14,6 +14,7 @@ from typing import TypeVar
 from tasks.core import digest, events
 from tasks.core.errors import IntegrityError
 from tasks.core.manifest import FileEntry
+from tasks.storage.objects import Head
 from tasks.storage.store import Store
 
 FOLDER = "blobs/"
@@ -68,12 +69,7 @@ def fetch(store: Store, name: str, entry: FileEntry, target: Path, progress: Cal
 
     IntegrityError, naming the file and the blob, if the store's bytes are not the entry's.
     """
-    blob = key(entry.sha256)
-    head = store.head(blob)
-    if head is None:
-        raise _broken(store, name, blob, "is missing")
-    if head.size != entry.size:
-        raise _broken(store, name, blob, f"has {head.size} bytes instead of {entry.size}")
+    blob, head = key(entry.sha256), find(store, name, entry)
     sha256 = hashlib.sha256()
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("xb") as file:
@@ -85,6 +81,21 @@ def fetch(store: Store, name: str, entry: FileEntry, target: Path, progress: Cal
         os.fsync(file.fileno())
     if sha256.hexdigest() != entry.sha256:
         raise _broken(store, name, blob, "was altered: its digest is another")
+
+
+def find(store: Store, name: str, entry: FileEntry) -> Head:
+    """The blob as the store shows it; IntegrityError, naming the file, if it is missing or of another size."""
+    head = store.head(key(entry.sha256))
+    if head is None:
+        raise _broken(store, name, key(entry.sha256), "is missing")
+    if head.size != entry.size:
+        raise _broken(store, name, key(entry.sha256), f"has {head.size} bytes instead of {entry.size}")
+    return head
+
+
+def check(store: Store, files: Mapping[str, FileEntry]) -> None:
+    """IntegrityError unless the blob of every file is there in its size; its bytes are not read."""
+    each(lambda item: find(store, *item), files.items())
 
 
 def _broken(store: Store, name: str, blob: str, what: str) -> IntegrityError:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.core.errors import ConflictError
+from tasks.core.errors import ConflictError, StorageError
 
 if TYPE_CHECKING:
     from tasks.storage.store import Store
@@ -23,6 +23,15 @@ class Conditions:
     @property
     def honoured(self) -> bool:
         return self.if_none_match and self.if_match
+
+
+def require(store: Store, danger: str) -> None:
+    """Refuse, with StorageError, a store on which the `danger` is real."""
+    if not store.probe_conditional_writes().honoured:
+        raise StorageError(
+            f"the store at {store.endpoint} ignores conditional writes, so that {danger}: "
+            "use one that honours If-None-Match and If-Match (tuneline doctor checks)"
+        )
 
 
 def probe(store: Store) -> Conditions:

@@ -33,6 +33,7 @@ Line = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 LATEST = "latest"
 
 _NAME = TypeAdapter[str](Name)
+_ALIAS = re.compile(r"(?!latest$|v[0-9]+$)[a-z][a-z0-9._-]{0,62}")
 _NUMBER = re.compile(r"v([1-9][0-9]{0,8})")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -80,6 +81,11 @@ class Version(Stored):
         return sum(entry.size for entry in self.files.values())
 
     @property
+    def digests(self) -> set[str]:
+        """Of its blobs: equal files are one."""
+        return {entry.sha256 for entry in self.files.values()}
+
+    @property
     def parts(self) -> list[str]:
         """Top folders of the version: `adapter`, `merged`, a format."""
         return sorted({name.partition("/")[0] for name in self.files if "/" in name})
@@ -94,15 +100,6 @@ class Version(Stored):
         return {name.removeprefix(prefix): entry for name, entry in self.files.items() if name.startswith(prefix)}
 
 
-class LogEntry(Stored):
-    """One line of a model's audit log: who did what to which version, and when."""
-
-    at: AwareDatetime
-    action: Line
-    who: Line
-    version: Number
-
-
 def _check_path(name: str, files: Mapping[str, FileEntry]) -> None:
     path = PurePosixPath(name)
     plain = str(path) == name and name != "." and name.isprintable() and "\\" not in name
@@ -115,22 +112,34 @@ def _check_path(name: str, files: Mapping[str, FileEntry]) -> None:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a user calls a version: `NAME@vN`; `NAME` or `NAME@latest`, the newest. Law: `parse_reference(str(r)) == r`."""
+    """What a user calls a version: `NAME@vN`; `NAME@ALIAS`; `NAME` or `NAME@latest`, the newest.
+
+    Law: `parse_reference(str(r)) == r`.
+    """
 
     name: str
-    number: int | None
+    number: int | None = None
+    alias: str | None = None
 
     def __str__(self) -> str:
-        return self.name if self.number is None else f"{self.name}@v{self.number}"
+        version = f"v{self.number}" if self.number is not None else self.alias
+        return f"{self.name}@{version}" if version else self.name
 
 
 def parse_reference(text: str) -> Reference:
-    """Read `NAME`, `NAME@latest` or `NAME@vN`; ParamsError for anything else."""
+    """Read `NAME`, `NAME@latest`, `NAME@vN` or `NAME@ALIAS`; ParamsError for anything else."""
     name, at, version = text.partition("@")
-    number = _NUMBER.fullmatch(version)
-    if at and number is None and version != LATEST:
-        raise ParamsError(f"{text!r} names no version: write NAME for the newest, or NAME@v3 for the third")
-    return Reference(check_name(name), int(number[1]) if number else None)
+    check_name(name)
+    if number := _NUMBER.fullmatch(version):
+        return Reference(name, number=int(number[1]))
+    if _ALIAS.fullmatch(version):
+        return Reference(name, alias=version)
+    if at and version != LATEST:
+        raise ParamsError(
+            f"{text!r} names no version: write NAME for the newest, NAME@v3 for the third, or NAME@ALIAS, "
+            "for instance NAME@champion"
+        )
+    return Reference(name)
 
 
 def number_in(file_name: str) -> int | None:
@@ -145,6 +154,16 @@ def is_name(text: str) -> bool:
     except ValidationError:
         return False
     return True
+
+
+def check_alias(text: str) -> str:
+    """The alias itself; ParamsError if it could not be one."""
+    if not _ALIAS.fullmatch(text):
+        raise ParamsError(
+            f"{text!r} is no alias: 1 to 63 lower-case letters, digits, dots, underscores or hyphens, the first a "
+            "letter; neither latest nor v3, which are versions"
+        )
+    return text
 
 
 def check_name(text: str) -> str:
@@ -182,6 +201,14 @@ def draft(
 
 
 S = TypeVar("S", bound=Stored)
+
+
+def stated(kind: type[S], **fields: Any) -> S:
+    """A value of what the user typed; ParamsError, naming the field, where it could not be one."""
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        raise ParamsError(f"{_complaint(error)}: mend that, then run the command again") from None
 
 
 def parse(kind: type[S], data: bytes, where: str) -> S:

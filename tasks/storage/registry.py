@@ -3,7 +3,10 @@
     registry.json                          format of everything below
     blobs/sha256/<aa>/<digest>             immutable bytes, each once
     models/<name>/versions/v<N>.json       immutable manifest, written last: the moment of registering
+    models/<name>/aliases/<alias>.json     which version an alias names: the moment of promotion
+    models/<name>/pins/v<N>.json           a version that garbage collection keeps
     models/<name>/log/<time>-<id>.json     append-only audit
+    leases/<id>.json, gc.json              who is about to name blobs, and who is removing some
 
 Blobs are content-addressed, so racing or repeated uploads are harmless; only the manifest's conditional
 write decides. A publisher that dies before it leaves blobs that the next one uses, and no version.
@@ -13,10 +16,9 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,29 +29,21 @@ from tasks.core.errors import (
     ConflictError,
     DataError,
     IntegrityError,
-    ParamsError,
     StorageError,
     from_os_error,
 )
 from tasks.core.manifest import FileEntry
-from tasks.storage import blobs, destination
-from tasks.storage.model_version import (
-    LogEntry,
-    Version,
-    check_name,
-    draft,
-    is_name,
-    number_in,
-    parse,
-    parse_reference,
-)
+from tasks.storage import blobs, conditions, destination, leases, manifests
+from tasks.storage.aliases import Aliases
+from tasks.storage.audit import Audit, LogEntry
+from tasks.storage.manifests import Manifests
+from tasks.storage.model_version import Version, check_name, draft, parse_reference
+from tasks.storage.pins import Pins
 from tasks.storage.store import SMALL, Store
 
 DEFAULT_REGISTRY = "s3://tuneline/registry"
 FORMAT = 1
 FORMAT_KEY = "registry.json"
-STALE = timedelta(days=1)
-"""An upload that has not ended by then belongs to a publisher that died."""
 
 
 class Format(BaseModel):
@@ -83,7 +77,19 @@ class Registry:
         return cls(Store.open(environ.get("TUNELINE_REGISTRY", DEFAULT_REGISTRY), environ))
 
     def uri(self, version: Version) -> str:
-        return self.store.at(_manifest(version.name, version.number))
+        return self.store.at(manifests.key(version.name, version.number))
+
+    @property
+    def manifests(self) -> Manifests:
+        return Manifests(self.store)
+
+    @property
+    def aliases(self) -> Aliases:
+        return Aliases(self.store)
+
+    @property
+    def pins(self) -> Pins:
+        return Pins(self.store)
 
     def publish(
         self,
@@ -103,50 +109,71 @@ class Registry:
         for a file that changes meanwhile, ResourceError for one that can't be read.
         """
         self._check_format(begin=True)
-        numbers = self._numbers(check_name(name))
-        for known in self._read_all(name, numbers):
-            if known.identity == identity:
-                return Published(known, created=False, uploaded_bytes=0, reused_bytes=known.size)
+        numbers = self.manifests.numbers(check_name(name))
+        if known := self._made_by(identity, name, numbers):
+            return known
         try:
             wanted = _plan(draft(name, blobs.measure(files), identity, record, now))
-            sent = blobs.send(self.store, files, wanted.files)
+            with leases.held(self.store, name, wanted.digests, now, who):
+                published = self._send(files, wanted, numbers)
         except OSError as error:
             raise from_os_error(error, f"publishing {name}, reading its files") from None
-        version, created = self._register(wanted, first=max(numbers, default=0) + 1)
-        if created:
-            self._append(name, LogEntry(at=wanted.created, action="publish", who=who, version=version.number))
-        if sent.uploaded_bytes:
+        if published.created:
+            entry = LogEntry(at=wanted.created, action="publish", who=who, version=published.version.number)
+            Audit(self.store, name).append(entry)
+        if published.uploaded_bytes:
             self._clear(now)
+        return published
+
+    def _made_by(self, identity: str, name: str, numbers: list[int]) -> Published | None:
+        """The version of these numbers that is the same work already."""
+        for known in self.manifests.read_all(name, numbers):
+            if known.identity == identity:
+                return Published(known, created=False, uploaded_bytes=0, reused_bytes=known.size)
+        return None
+
+    def _send(self, files: Mapping[str, Path], wanted: Version, before: list[int]) -> Published:
+        """Numbers are listed again: no collector has removed one since the lease, so none is given out twice."""
+        numbers = self.manifests.numbers(wanted.name)
+        if known := self._made_by(wanted.identity, wanted.name, [n for n in numbers if n not in before]):
+            return known
+        sent = blobs.send(self.store, files, wanted.files)
+        version, created = self.manifests.register(wanted, first=max(numbers, default=0) + 1)
         return Published(version, created, sent.uploaded_bytes, sent.reused_bytes)
 
     def find(self, text: str) -> Version:
-        """The version that a reference names: NAME@vN, or NAME or NAME@latest for the newest. ParamsError: there is none."""
+        """The version that a reference names: NAME@vN, NAME@ALIAS, or NAME or NAME@latest for the newest.
+
+        ParamsError: there is none. IntegrityError: the alias names a version that is gone.
+        """
         reference = parse_reference(text)
-        return self.read(reference.name, reference.number)
+        if reference.alias is None:
+            return self.read(reference.name, reference.number)
+        self._check_format()
+        self.manifests.known(reference.name)
+        return self.aliases.version(reference.name, reference.alias)
 
     def names(self) -> list[str]:
         """Every model that has versions; none in a store that no one has published to."""
         self._check_format()
-        return sorted(name for name in self.store.folders("models/") if is_name(name))
+        return self.manifests.names()
 
     def versions(self, name: str) -> list[Version]:
         """All versions of a model, oldest first; ParamsError if there is no such model."""
-        return self._read_all(name, self._known_numbers(name))
+        self._check_format()
+        return self.manifests.read_all(name, self.manifests.known(name))
 
     def read(self, name: str, number: int | None = None) -> Version:
         """One version, the newest if no number is given; ParamsError if there is none."""
-        numbers = self._known_numbers(name)
-        if number is None:
-            return self._read(name, numbers[-1])
-        if number not in numbers:
-            raise ParamsError(f"{name} has no version v{number}; it has v{numbers[0]} to v{numbers[-1]}")
-        return self._read(name, number)
+        self._check_format()
+        return self.manifests.find(name, number)
 
     def log(self, name: str) -> list[LogEntry]:
         """A model's audit log, oldest first; ParamsError if there is no such model."""
-        self._known_numbers(name)
-        keys = sorted(self.store.keys(f"models/{name}/log/"))
-        return blobs.each(lambda key: parse(LogEntry, self._bytes(key), self.store.at(key)), keys)
+        self._check_format()
+        self.manifests.known(name)
+        self.aliases.of(name)  # completes the log
+        return Audit(self.store, name).entries()
 
     def pull(self, version: Version, part: str | None, dest: Path) -> dict[str, FileEntry]:
         """Bring a version, or one part of it without the part's own folder, to `dest`; what lies there now.
@@ -175,65 +202,12 @@ class Registry:
                 meter,
             )
 
-    def _register(self, wanted: Version, first: int) -> tuple[Version, bool]:
-        """Take the first free number from `first` on, unless a winner there is the same work.
-
-        Numbers below `first` were looked at before; each one after is looked at when it is lost, so that
-        no version of the same identity is overlooked and no number is skipped.
-        """
-        version = wanted.model_copy(update={"number": first})
-        while True:
-            try:
-                self.store.create(_manifest(version.name, version.number), version.to_bytes())
-            except ConflictError:
-                winner = self._read(version.name, version.number)
-                if winner.identity == wanted.identity:
-                    return winner, False
-                version = wanted.model_copy(update={"number": version.number + 1})
-            else:
-                return version, True
-
-    def _append(self, name: str, entry: LogEntry) -> None:
-        key = f"models/{name}/log/{entry.at:%Y%m%dT%H%M%S.%fZ}-{uuid.uuid4().hex[:8]}.json"
-        self.store.create(key, entry.to_bytes())
-
     def _clear(self, now: datetime) -> None:
         """Uploads that dead publishers left cost room; who may not clear them may publish all the same."""
         try:
-            self.store.abort_uploads(blobs.FOLDER, now - STALE)
+            self.store.abort_uploads(blobs.FOLDER, now - leases.STALE)
         except StorageError as error:
             events.warning(str(error))
-
-    def _known_numbers(self, name: str) -> list[int]:
-        self._check_format()
-        numbers = self._numbers(check_name(name))
-        if not numbers:
-            known = ", ".join(self.names()) or "no models yet"
-            raise ParamsError(f"there is no model {name!r} in {self.store.url}; known: {known}")
-        return numbers
-
-    def _numbers(self, name: str) -> list[int]:
-        folder = f"models/{name}/versions/"
-        found = (number_in(key.removeprefix(folder)) for key in self.store.keys(folder))
-        return sorted(number for number in found if number is not None)
-
-    def _read_all(self, name: str, numbers: Iterable[int]) -> list[Version]:
-        return blobs.each(lambda number: self._read(name, number), numbers)
-
-    def _read(self, name: str, number: int) -> Version:
-        key = _manifest(name, number)
-        version = parse(Version, self._bytes(key), self.store.at(key))
-        if (version.name, version.number) != (name, number):
-            raise IntegrityError(
-                f"{self.store.at(key)} is the manifest of {version.reference}: restore it from a backup"
-            )
-        return version
-
-    def _bytes(self, key: str) -> bytes:
-        content = self.store.get(key)
-        if content is None:
-            raise IntegrityError(f"{self.store.at(key)} was removed meanwhile: restore it from a backup")
-        return content.data
 
     def _check_format(self, *, begin: bool = False) -> None:
         """Refuse a registry of another format; with `begin`, start one where there is none."""
@@ -249,21 +223,13 @@ class Registry:
 
     def _begin(self) -> bytes:
         """Start a registry, but never on a store where two publishers could both win."""
-        if not self.store.probe_conditional_writes().honoured:
-            raise StorageError(
-                f"the store at {self.store.endpoint} ignores conditional writes, so that two publishers could "
-                "overwrite each other: use one that honours If-None-Match and If-Match (tuneline doctor checks)"
-            )
+        conditions.require(self.store, "two publishers could overwrite each other")
         data = json.dumps({"format": FORMAT}).encode() + b"\n"
         try:
             self.store.create(FORMAT_KEY, data)
         except ConflictError:
-            return self._bytes(FORMAT_KEY)
+            return self.store.whole(FORMAT_KEY)
         return data
-
-
-def _manifest(name: str, number: int) -> str:
-    return f"models/{name}/versions/v{number}.json"
 
 
 def _format(data: bytes, where: str) -> int:

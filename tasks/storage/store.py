@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
@@ -30,6 +30,7 @@ from tasks.core.errors import ConflictError, IntegrityError, StorageError
 from tasks.core.manifest import FileEntry
 from tasks.storage import address, conditions, refusals
 from tasks.storage.conditions import Conditions
+from tasks.storage.objects import Content, Head, Item
 from tasks.storage.outgoing import Outgoing
 from tasks.storage.refusals import Refusal
 
@@ -48,31 +49,6 @@ CHUNK = 2**20
 PART = 8 * 2**20
 PARTS = 9_000
 """S3 allows 10,000 parts an upload, so larger files get larger parts."""
-
-
-@dataclass(frozen=True)
-class Head:
-    """What the store says about an object: size in bytes and entity tag."""
-
-    size: int
-    etag: str
-
-
-@dataclass(frozen=True)
-class Item:
-    """An object as a listing names it: its key, size in bytes and entity tag."""
-
-    key: str
-    size: int
-    etag: str
-
-
-@dataclass(frozen=True)
-class Content:
-    """A small object, whole, with the entity tag that `replace` wants."""
-
-    data: bytes
-    etag: str
 
 
 @dataclass(frozen=True)
@@ -122,6 +98,13 @@ class Store:
                 )
             return Content(data, _etag(answer))
 
+    def whole(self, key: str) -> bytes:
+        """A small object that was there a moment ago; IntegrityError where it is gone."""
+        content = self.get(key)
+        if content is None:
+            raise IntegrityError(f"{self.at(key)} was removed meanwhile: restore it from a backup")
+        return content.data
+
     def head(self, key: str) -> Head | None:
         """Size and entity tag, or None where there is no object."""
         with self._asking("looking at", key):
@@ -135,7 +118,8 @@ class Store:
             for page in pages.paginate(Bucket=self.bucket, Prefix=self._full(prefix)):
                 for item in page.get("Contents", ()):
                     key = item.get("Key", "").removeprefix(self._full(""))
-                    yield Item(key, item.get("Size", 0), item.get("ETag", ""))
+                    modified = item.get("LastModified", datetime.now(UTC))  # without a date it counts as new
+                    yield Item(key, item.get("Size", 0), item.get("ETag", ""), modified)
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Every key that begins with `prefix`, in the store's order."""

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tasks.core.errors import IntegrityError, ParamsError
 from tasks.core.manifest import FileEntry
-from tasks.storage.model_version import LogEntry, Reference, Version, check_name, draft, parse, parse_reference
+from tasks.storage.audit import LogEntry
+from tasks.storage.model_version import Reference, Version, check_name, draft, parse, parse_reference
 
 names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,62}", fullmatch=True)
 numbers = st.integers(1, 10**9 - 1)

@@ -35,7 +35,7 @@ from tasks.core.errors import (
     TunelineError,
 )
 from tasks.storage import blobs, destination
-from tasks.storage.model_version import LogEntry
+from tasks.storage.audit import LogEntry
 from tasks.storage.registry import Published, Registry
 from tasks.storage.store import PART, SMALL, Store
 

@@ -1,0 +1,25 @@
+"""`tuneline models`: the registry."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from flows.cli.models import looking, moving, taking
+from flows.services import services
+from tasks.core import events
+from tasks.storage.registry import Registry
+
+ACTIONS = {
+    "list": looking.listing, "show": looking.show, "log": looking.log, "pull": taking.pull,
+    "promote": moving.promote, "rollback": moving.rollback,
+}  # fmt: skip
+
+
+def main(arguments: argparse.Namespace) -> int:
+    events.send_to(events.Terminal())
+    with services(store=True):
+        registry = Registry.open(os.environ)
+        if "TUNELINE_REGISTRY" not in os.environ:
+            registry.store.ensure_bucket()  # the embedded store may never have been used; another's bucket is not ours to make
+        return ACTIONS[arguments.action](arguments, registry)

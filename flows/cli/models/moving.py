@@ -1,0 +1,57 @@
+"""Aliases on the move: promote, rollback."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from datetime import UTC, datetime
+
+from tasks.core.errors import ParamsError
+from tasks.storage import aliases, checkout
+from tasks.storage.aliases import Alias, Move
+from tasks.storage.model_version import number_in
+from tasks.storage.registry import Registry
+
+
+def promote(arguments: argparse.Namespace, registry: Registry) -> int:
+    version = registry.find(arguments.reference)
+    move = registry.aliases.promote(
+        version, arguments.alias, who=checkout.user(), why=arguments.why, now=datetime.now(UTC),
+        expect=_expected(arguments.expect),
+    )  # fmt: skip
+    return _told(move, arguments)
+
+
+def rollback(arguments: argparse.Namespace, registry: Registry) -> int:
+    registry.versions(arguments.name)
+    move = registry.aliases.rollback(
+        arguments.name, arguments.alias, who=checkout.user(), why=arguments.why, now=datetime.now(UTC)
+    )
+    return _told(move, arguments)
+
+
+def _expected(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if text == "none":
+        return aliases.NOWHERE
+    if (number := number_in(f"{text}.json")) is None:
+        raise ParamsError(f"--expect {text!r} is no version: write v3, or none for an alias that must be new")
+    return number
+
+
+def _told(move: Move, arguments: argparse.Namespace) -> int:
+    alias = move.alias
+    if arguments.json:
+        print(json.dumps({**alias.model_dump(mode="json"), "moved": move.made}, indent=1))
+    elif move.made:
+        print(f"{alias.reference} names v{alias.version} now{_before(alias)} (move {alias.generation})")
+    else:
+        print(
+            f"{alias.reference} names v{alias.version} already (move {alias.generation}, by {alias.who}: {alias.why})"
+        )
+    return 0
+
+
+def _before(alias: Alias) -> str:
+    return f", v{alias.previous} before" if alias.previous else ""

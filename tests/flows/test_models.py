@@ -1,0 +1,78 @@
+"""`tuneline models` as a user types it, on a real store: every command, for people and for scripts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.storage.registry import Registry
+from tests.project import Project
+from tests.registries import publish
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, services: dict[str, str]) -> Project:
+    """Three small versions of a model, as `publish` registers them."""
+    folder = tmp_path_factory.mktemp("models")
+    made = Project(folder / "project", tiny_base, services)
+    registry = Registry.open(made.environment)
+    registry.store.ensure_bucket()
+    for number in (1, 2, 3):
+        publish(registry, folder, number, "desk")
+    return made
+
+
+def ask(project: Project, *words: str, code: int = 0) -> Any:
+    return json.loads(project("tuneline", "models", *words, "--json", code=code).stdout)
+
+
+def say(project: Project, *words: str, code: int = 0) -> str:
+    done = project("tuneline", "models", *words, code=code)
+    return done.stderr if code else done.stdout
+
+
+def test_the_life_of_a_champion(project: Project, tmp_path: Path) -> None:
+    first = ask(project, "promote", "desk@v1", "--why", "the first", "--expect", "none")
+    assert (first["moved"], first["version"], first["generation"]) == (True, 1, 1)
+    assert "desk@champion names v3 now, v1 before (move 2)" in say(
+        project, "promote", "desk", "--why", "0.3 > 0.1", "--expect", "v1"
+    )
+    refused = say(project, "promote", "desk@v2", "--why", "late", "--expect", "v1", code=8)
+    assert "desk@champion no longer names v1, now at v3 (move 2" in refused
+    assert "names v3 already (move 2" in say(project, "promote", "desk@v3", "--why", "again")
+
+    assert ask(project, "show", "desk@champion")["reference"] == "desk@v3"
+    assert "is        champion" in say(project, "show", "desk@champion")
+    project("tuneline", "models", "pull", "desk@champion", "--to", str(tmp_path / "pulled"))
+    assert (tmp_path / "pulled" / "own").read_bytes() == b"3"
+    assert [row["aliases"] for row in ask(project, "list", "desk")] == [[], [], ["champion"]]
+    assert say(project, "list").count("[champion]") == 1
+
+    back = ask(project, "rollback", "desk", "--why", "complaints")
+    assert (back["version"], back["previous"], back["moved"]) == (1, 3, True)
+    moves = [(e["generation"], e["action"], e["why"]) for e in ask(project, "log", "desk") if e["alias"]]
+    assert moves == [(1, "promote", "the first"), (2, "promote", "0.3 > 0.1"), (3, "rollback", "complaints")]
+    lines = say(project, "log", "desk").splitlines()
+    assert len(lines) == 6 and "rollback  v1     champion #3 from v3  complaints" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["promote", "desk@v9", "--why", "x"], 2, "desk has no version v9; it has v1 to v3"),
+        (["promote", "nobody", "--why", "x"], 2, "there is no model 'nobody'"),
+        (["promote", "desk@v1", "--alias", "latest", "--why", "x"], 2, "is no alias"),
+        (["promote", "desk@v2", "--why", " "], 2, "why"),
+        (["promote", "desk@v1", "--why", "x", "--expect", "3"], 2, "write v3, or none"),
+        (["rollback", "desk", "--alias", "staging", "--why", "x"], 2, "desk@staging names no version"),
+        (["rollback", "nobody", "--why", "x"], 2, "there is no model 'nobody'"),
+        (["show", "desk@staging"], 2, "desk has no alias 'staging'"),
+        (["log", "nobody"], 2, "there is no model 'nobody'"),
+    ],
+)
+def test_a_mistake_is_one_message(project: Project, words: list[str], code: int, says: str) -> None:
+    failed = say(project, *words, code=code)
+    assert failed.strip().splitlines()[-1].startswith("error: ") and says in failed
