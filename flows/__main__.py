@@ -114,7 +114,9 @@ def _models(command: argparse.ArgumentParser) -> None:
     rollback.add_argument("--why", required=True, help="for the audit log")
     log = actions.add_parser("log", help="who did what to a model's versions, when and why")
     log.add_argument("name")
-    for action in (listing, show, pull, promote, rollback, log):
+    verify = actions.add_parser("verify", help="read and hash every blob; exit code 5 if anything is wrong")
+    verify.add_argument("reference", nargs="?", help="NAME, or NAME@vN for one version (default: the whole registry)")
+    for action in (listing, show, pull, promote, rollback, log, verify):
         _json(action)
 
 

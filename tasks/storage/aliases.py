@@ -88,12 +88,15 @@ class Aliases:
 
     store: Store
 
-    def of(self, name: str) -> list[Alias]:
-        """Every alias of a model, by name."""
+    def names(self, name: str) -> list[str]:
+        """The aliases of a model."""
         folder = f"models/{check_name(name)}/aliases/"
         keys = [key.removeprefix(folder) for key in self.store.keys(folder)]
-        names = sorted(key.removesuffix(".json") for key in keys if key.endswith(".json") and "/" not in key)
-        return [found for alias in names if (found := self.read(name, alias))]
+        return sorted(key.removesuffix(".json") for key in keys if key.endswith(".json") and "/" not in key)
+
+    def of(self, name: str) -> list[Alias]:
+        """Every alias of a model, by name."""
+        return [found for alias in self.names(name) if (found := self.read(name, alias))]
 
     def read(self, name: str, alias: str) -> Alias | None:
         """Where it points, None if nowhere. Completes the log, if that may be written."""

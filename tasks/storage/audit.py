@@ -27,7 +27,10 @@ Generation = Annotated[int, Field(ge=1)]
 
 
 class LogEntry(Stored):
-    """One line: who did what to which version, and when. `alias`, `previous` and `generation` are those of a move."""
+    """One line: who did what to which version, and when.
+
+    `manifest` is the digest of what was published; `alias`, `previous` and `generation` are those of a move.
+    """
 
     at: AwareDatetime
     action: Line
@@ -35,6 +38,7 @@ class LogEntry(Stored):
     version: Number
     why: Why | None = None
     verdict: Digest | None = None
+    manifest: Digest | None = None
     alias: Line | None = None
     previous: Number | None = None
     generation: Generation | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,22 +65,28 @@ def send(store: Store, files: Mapping[str, Path], entries: Mapping[str, FileEntr
 
 
 def fetch(store: Store, name: str, entry: FileEntry, target: Path, progress: Callable[[int], None]) -> None:
-    """Stream one blob into a new file, hashing on the way.
-
-    IntegrityError, naming the file and the blob, if the store's bytes are not the entry's.
-    """
-    blob, head = key(entry.sha256), find(store, name, entry)
-    sha256 = hashlib.sha256()
+    """Stream one blob into a new file, hashing on the way. IntegrityError as `stream`."""
+    chunks = stream(store, name, entry)
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("xb") as file:
-        for chunk in store.chunks(blob, head):
-            sha256.update(chunk)
+        for chunk in chunks:
             file.write(chunk)
             progress(len(chunk))
         file.flush()
         os.fsync(file.fileno())
+
+
+def stream(store: Store, name: str, entry: FileEntry) -> Iterator[bytes]:
+    """A blob's bytes, a chunk at a time.
+
+    Law: the iteration ends only if they were the entry's; else IntegrityError, naming the file and the blob.
+    """
+    sha256 = hashlib.sha256()
+    for chunk in store.chunks(key(entry.sha256), find(store, name, entry)):
+        sha256.update(chunk)
+        yield chunk
     if sha256.hexdigest() != entry.sha256:
-        raise _broken(store, name, blob, "was altered: its digest is another")
+        raise _broken(store, name, key(entry.sha256), "was altered: its digest is another")
 
 
 def find(store: Store, name: str, entry: FileEntry) -> Head:

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 
 from pydantic import AwareDatetime
 
-from tasks.core.errors import ConflictError, ParamsError
+from tasks.core.errors import ConflictError, IntegrityError, ParamsError
 from tasks.core.sections import Name
-from tasks.storage import blobs, leases
+from tasks.storage import leases
 from tasks.storage.audit import Audit, LogEntry, Why
 from tasks.storage.manifests import Manifests
 from tasks.storage.model_version import Line, Number, Stored, Version, check_name, number_in, parse, stated
@@ -41,10 +41,19 @@ class Pins:
         found = (number_in(key.removeprefix(folder)) for key in self.store.keys(folder))
         return sorted(number for number in found if number is not None)
 
-    def of(self, name: str) -> list[Pin]:
-        """Every pin of a model."""
-        keys = [_key(name, number) for number in self.numbers(name)]
-        return blobs.each(lambda key: parse(Pin, self.store.whole(key), self.store.at(key)), keys)
+    def read(self, name: str, number: int) -> Pin:
+        """The pin of a number that was listed. IntegrityError: it is damaged, or its version is gone."""
+        key = _key(name, number)
+        pin = parse(Pin, self.store.whole(key), self.store.at(key))
+        if (pin.name, pin.version) != (name, number):
+            raise IntegrityError(
+                f"{self.store.at(key)} is the pin of {pin.name}@v{pin.version}: restore it from a backup"
+            )
+        if number not in Manifests(self.store).numbers(name):
+            raise IntegrityError(
+                f"{self.store.at(key)} keeps {name}@v{number}, which is gone: restore that from a backup"
+            )
+        return pin
 
     def pin(self, version: Version, *, who: str, why: str, now: datetime) -> bool:
         """Keep a version; whether it was not kept already. Law: from its return on no collector removes the version."""

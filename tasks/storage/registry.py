@@ -24,7 +24,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from tasks.core import events
+from tasks.core import digest, events
 from tasks.core.errors import (
     ConflictError,
     DataError,
@@ -119,8 +119,7 @@ class Registry:
         except OSError as error:
             raise from_os_error(error, f"publishing {name}, reading its files") from None
         if published.created:
-            entry = LogEntry(at=wanted.created, action="publish", who=who, version=published.version.number)
-            Audit(self.store, name).append(entry)
+            Audit(self.store, name).append(_line(published.version, who))
         if published.uploaded_bytes:
             self._clear(now)
         return published
@@ -230,6 +229,11 @@ class Registry:
         except ConflictError:
             return self.store.whole(FORMAT_KEY)
         return data
+
+
+def _line(version: Version, who: str) -> LogEntry:
+    manifest = digest.of_bytes(version.to_bytes())
+    return LogEntry(at=version.created, action="publish", who=who, version=version.number, manifest=manifest)
 
 
 def _format(data: bytes, where: str) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tasks.storage import blobs
 from tasks.storage.registry import Registry
 from tests.project import Project
 from tests.registries import publish
@@ -57,6 +58,22 @@ def test_the_life_of_a_champion(project: Project, tmp_path: Path) -> None:
     assert moves == [(1, "promote", "the first"), (2, "promote", "0.3 > 0.1"), (3, "rollback", "complaints")]
     lines = say(project, "log", "desk").splitlines()
     assert len(lines) == 6 and "rollback  v1     champion #3 from v3  complaints" in lines[-1]
+
+
+def test_damage_is_told(project: Project) -> None:
+    whole = ask(project, "verify")
+    assert (whole["ok"], whole["versions"], whole["blobs"]) == (True, 3, 4)
+    assert "3 versions, 4 blobs, 0.0 MB read and hashed: all whole" in say(project, "verify", "desk")
+    registry = Registry.open(project.environment)
+    key = blobs.key(registry.read("desk", 2).files["merged/own"].sha256)
+    registry.store.put(key, b"3")
+    found = ask(project, "verify", "desk", code=5)
+    assert [fault["suffer"] for fault in found["faults"]] == [["desk@v2"]]
+    told = project("tuneline", "models", "verify", "desk@v2", code=5).stdout
+    assert told.startswith(f"desk@v2: merged/own: its blob {registry.store.at(key)} was altered")
+    assert "faults: 1" in told
+    assert ask(project, "verify", "desk@v1")["ok"]
+    registry.store.put(key, b"2")
 
 
 @pytest.mark.parametrize(

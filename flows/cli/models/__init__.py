@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from flows.cli.models import looking, moving, taking
+from flows.cli.models import keeping, looking, moving, taking
 from flows.services import services
 from tasks.core import events
 from tasks.storage.registry import Registry
@@ -13,6 +13,7 @@ from tasks.storage.registry import Registry
 ACTIONS = {
     "list": looking.listing, "show": looking.show, "log": looking.log, "pull": taking.pull,
     "promote": moving.promote, "rollback": moving.rollback,
+    "verify": keeping.verify,
 }  # fmt: skip
 
 

@@ -108,14 +108,15 @@ def test_a_version_comes_back_as_it_was(registry: Registry, tmp_path: Path) -> N
 
 
 def test_the_layout_is_the_documented_one(registry: Registry, model: dict[str, Path]) -> None:
-    version = publish(registry, model).version
+    publish(registry, model)
     digests = {hashlib.sha256(path.read_bytes()).hexdigest() for path in model.values()}
     keys = set(registry.store.keys(""))
     (log,) = (key for key in keys if key.startswith("models/m/log/20260102T030405.678901Z-"))
     blob_keys = {f"blobs/sha256/{digest[:2]}/{digest}" for digest in digests}
     assert len(blob_keys) == 4
     assert keys == blob_keys | {"registry.json", "models/m/versions/v1.json", log}
-    assert registry.log("m") == [LogEntry(at=NOW, action="publish", who="ada", version=version.number)]
+    manifest = hashlib.sha256(registry.store.whole("models/m/versions/v1.json")).hexdigest()
+    assert registry.log("m") == [LogEntry(at=NOW, action="publish", who="ada", version=1, manifest=manifest)]
     assert registry.names() == ["m"]
 
 
