@@ -19,7 +19,7 @@ def check(params: Params) -> None:
     """ParamsError, ModelError or ResourceError: the first thing that would stop the run later."""
     methods.find(params.train)
     loggers.check(os.environ)
-    metrics.check(params.evaluate.metrics)
+    metrics.check(params.evaluate)
     for format in params.quantize.formats:
         export.find(format)
     bases.find(params.fetch.ref, params.fetch.revision)

@@ -22,7 +22,7 @@ def evaluate(params: EvaluateParams, *, target: str, chat: Path, base: Path, mod
     """
     from tasks.ml import metrics
 
-    metrics.check(params.metrics)
+    metrics.check(params)
     inputs = {"chat": manifest.verify(chat).digest, "base": manifest.verify(base).digest}
     judged = manifest.verify(model)
     inputs |= {**judged.inputs, target: judged.digest}  # what it was made from, so that a leftover can be told

@@ -9,6 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+Metric = Annotated[
+    str, StringConstraints(pattern=r"^([a-z0-9][a-z0-9._-]{0,62}|[A-Za-z_][\w.]{0,99}:[A-Za-z_]\w{0,99})$")
+]
+"""A name, or the path of a function."""
 Word = Annotated[str, StringConstraints(min_length=1)]
 
 
@@ -288,8 +292,19 @@ class QuantizeParams(Section):
         return self
 
 
+class BertScore(Section):
+    """The encoder of the metric `bertscore`."""
+
+    encoder: Annotated[str | None, Field(description="its folder, as transformers saves it; absolute")] = None
+    layer: Annotated[int | None, Field(ge=0, description="whose embeddings are matched; null: the last")] = None
+
+
 class EvaluateParams(Section):
-    metrics: Annotated[tuple[Name, ...], Field(min_length=1)] = ("exact_match", "token_f1", "rouge_l", "chrf")
+    metrics: Annotated[
+        tuple[Metric, ...],
+        Field(min_length=1, description="folders of tasks/ml/metrics/, or functions as my_package.my_module:function"),
+    ] = ("exact_match", "token_f1", "rouge_l", "chrf")
+    bertscore: BertScore = BertScore()
     max_new_tokens: Count = 64
     batch_size: Annotated[Count, Field(description="rows generated together")] = 16
 

@@ -14,7 +14,7 @@ from tasks.core import events, manifest
 from tasks.core.continued import FROZEN, Continued
 from tasks.core.sections import EvaluateParams
 from tasks.core.standing import BESIDE, Standing
-from tasks.data import chatset
+from tasks.data import chatset, json_answers
 from tasks.data.chatset import Example
 from tasks.data.rows import Message
 from tasks.data.tokens import ChatTokenizer
@@ -46,12 +46,12 @@ def run(params: EvaluateParams, *, target: str, chat: Path, base: Path, model: P
     texts, generated = generation.answer(judged, tokenizer, examples, params, f"evaluate {target}: answers")
     generate_seconds = time.perf_counter() - started
     references = [_reference(tokenizer, example) for example in examples]
-    rows = _rows(examples, references, losses, texts, params.metrics)
+    rows = _rows(examples, references, losses, texts, params)
     total = sum(count for _, count in losses)
     mean = sum(loss * count for loss, count in losses) / max(1, total)
     return Report(rows, {
         "target": target, "runtime": judged.runtime, "rows": len(rows), "loss": mean, "perplexity": math.exp(min(mean, 700)),
-        "metrics": {name: sum(row["metrics"][name] for row in rows) / len(rows) for name in params.metrics},
+        "metrics": {name: json_answers.mean([row["metrics"][name] for row in rows]) for name in params.metrics},
         **_known(Continued.of(manifest.read(base)), examples, losses),
         "size_bytes": sum(entry.size for entry in manifest.read(model).files.values()),
         "load_seconds": load_seconds, "loss_seconds": loss_seconds, "generate_seconds": generate_seconds,
@@ -100,16 +100,16 @@ def _together(base: Path, adapter: Path, facts: Mapping[str, Any]) -> Served:
 
 def _rows(
     examples: Sequence[Example], references: Sequence[str], losses: Sequence[tuple[float, int]],
-    texts: Sequence[str], names: Sequence[str],
+    texts: Sequence[str], params: EvaluateParams,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    values = {name: metrics.compute(name, texts, references) for name in names}
+    values = {name: metrics.compute(name, texts, references, params) for name in params.metrics}
     return [
         {
             "id": example.id, "tags": example.tags, "version": example.version,
             "prompt": [{"role": message.role, "content": _words(message)} for message in example.conversation[:-1]],
             "reference": references[place], "prediction": texts[place],
             "loss": losses[place][0], "tokens": losses[place][1],
-            "metrics": {name: values[name][place] for name in names},
+            "metrics": {name: values[name][place] for name in params.metrics},
         }
         for place, example in enumerate(examples)
     ]  # fmt: skip

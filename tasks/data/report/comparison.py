@@ -80,11 +80,13 @@ class Comparison(Value):
 
 
 METRICS = {
-    "exact_match": Column(key="exact_match", label="Exact match", unit="share", better="higher"),
-    "token_f1": Column(key="token_f1", label="Token F1", unit="share", better="higher"),
-    "rouge_l": Column(key="rouge_l", label="ROUGE-L", unit="share", better="higher"),
-    "chrf": Column(key="chrf", label="chrF", unit="share", better="higher"),
-}
+    name: Column(key=name, label=label, unit="share", better="higher")
+    for name, label in {
+        "exact_match": "Exact match", "accuracy": "Accuracy", "macro_f1": "Macro-F1", "token_f1": "Token F1",
+        "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "rouge_l": "ROUGE-L", "bleu": "BLEU", "chrf": "chrF",
+        "bertscore": "BERTScore", "json_valid": "Valid JSON", "json_fields": "JSON fields", "function_call": "Tool calls",
+    }.items()
+}  # fmt: skip
 QUALITY = {
     "loss": Column(key="loss", label="Loss", better="lower"),
     "perplexity": Column(key="perplexity", label="Perplexity", better="lower"),
@@ -135,10 +137,12 @@ def _note(evaluation: Evaluation, verdict: Verdict | None) -> str | None:
 
 
 def _metric_columns(evaluations: Sequence[Evaluation]) -> list[Column]:
-    """The known metrics first; which way a metric unknown here points is not guessed at."""
+    """The known metrics first; which way a user's own points is not guessed at."""
     names = {name for evaluation in evaluations for name in evaluation.measured.metrics}
     known = [column for name, column in METRICS.items() if name in names]
-    return known + [Column(key=name, label=name.replace("_", " ")) for name in sorted(names - METRICS.keys())]
+    return known + [
+        Column(key=name, label=name.rpartition(":")[2].replace("_", " ")) for name in sorted(names - METRICS.keys())
+    ]
 
 
 def _known_columns(evaluations: Sequence[Evaluation]) -> list[Column]:

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from tasks.core import events, manifest
 from tasks.core.errors import DataError
 from tasks.core.manifest import Manifest
-from tasks.core.sections import Name
+from tasks.core.sections import Metric, Name
 from tasks.data.report.values import Figure, Value, complaint
 from tasks.data.rows import Message
 
@@ -30,7 +30,7 @@ class Answer(Value):
     prompt: tuple[Message, ...]
     reference: str
     prediction: str
-    metrics: dict[Name, Figure] = Field(default_factory=dict[Name, Figure])
+    metrics: dict[Metric, Figure] = Field(default_factory=dict[Metric, Figure])
 
     @property
     def exact(self) -> bool:
@@ -52,7 +52,7 @@ class Measured(Value):
     """On the rows that the continued version knew; `loss_new` on the others."""
     loss_new: Figure = None
     perplexity: Figure = None
-    metrics: dict[Name, Figure] = Field(default_factory=dict[Name, Figure])
+    metrics: dict[Metric, Figure] = Field(default_factory=dict[Metric, Figure])
     runtime: str | None = None
     """What computed its answers."""
     likeness: dict[str, float] = Field(default_factory=dict[str, float])
