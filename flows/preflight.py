@@ -6,8 +6,10 @@ import os
 import shutil
 from pathlib import Path
 
+from tasks.core import layout
 from tasks.core.errors import ResourceError
 from tasks.core.params import Params
+from tasks.data import suites
 from tasks.ml import export, loggers, methods, metrics
 from tasks.storage import bases
 
@@ -20,6 +22,7 @@ def check(params: Params) -> None:
     methods.find(params.train)
     loggers.check(os.environ)
     metrics.check(params.evaluate)
+    suites.check(layout.SUITES, params.evaluate.suites)
     for format in params.quantize.formats:
         export.find(format)
     bases.find(params.fetch.ref, params.fetch.revision)

@@ -4,35 +4,44 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.core import manifest
+from tasks.core import digest, manifest
 from tasks.core.manifest import Manifest
 from tasks.core.sections import EvaluateParams
 from tasks.core.standing import Standing
 from tasks.core.step import main
+from tasks.data.suites import Item, path, read, sample
 
 
-def evaluate(params: EvaluateParams, *, target: str, chat: Path, base: Path, model: Path, out: Path) -> Manifest:
+def evaluate(
+    params: EvaluateParams, *, target: str, chat: Path, base: Path, model: Path, suites: Path, out: Path
+) -> Manifest:
     """Judge `model` (the base itself, an adapter on it, a merged or a quantised model) as it would be served.
 
-    Every target sees the same rows, rendered and tokenised alike. `rows.jsonl` has one line a test row; none, if
-    there is nothing to judge because the format was not made.
+    Every target sees the same rows, rendered and tokenised alike. `rows.jsonl` has one line a test row, `suites.jsonl` one an
+    item of the suites that the params name; none, if there is nothing to judge because the format was not made.
     """
     from tasks.ml import metrics
 
     metrics.check(params)
+    asked = {name: sample(read(suites, name), params.suite_items) for name in params.suites}
     inputs = {"chat": manifest.verify(chat).digest, "base": manifest.verify(base).digest}
+    inputs |= {f"suite/{name}": digest.of_file(path(suites, name)) for name in params.suites}
     judged = manifest.verify(model)
     inputs |= {**judged.inputs, target: judged.digest}  # what it was made from, so that a leftover can be told
     standing = Standing.of(judged)
     with manifest.staged(out) as folder:
-        rows, summary = (
-            _judge(params, target, chat, base, model) if standing.made else ([], {"target": target, "rows": 0})
+        rows, outcomes, summary = (
+            _judge(params, asked, target, chat, base, model)
+            if standing.made
+            else ([], [], {"target": target, "rows": 0})
         )
-        with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        for name, lines in (("rows.jsonl", rows), ("suites.jsonl", outcomes)):
+            with (folder / name).open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         summary |= {"made": standing.made, "note": standing.note}
         summary |= {name: judged.facts[name] for name in ("likeness",) if name in judged.facts}
         (folder / "metrics.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
@@ -41,12 +50,12 @@ def evaluate(params: EvaluateParams, *, target: str, chat: Path, base: Path, mod
 
 
 def _judge(
-    params: EvaluateParams, target: str, chat: Path, base: Path, model: Path
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    params: EvaluateParams, asked: Mapping[str, Sequence[Item]], target: str, chat: Path, base: Path, model: Path
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
     from tasks.ml import evaluation
 
-    report = evaluation.run(params, target=target, chat=chat, base=base, model=model)
-    return report.rows, report.summary
+    report = evaluation.run(params, asked, target=target, chat=chat, base=base, model=model)
+    return report.rows, [outcome.line() for outcome in report.outcomes], report.summary
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from tasks.core import events, manifest
 from tasks.core.manifest import Manifest
 from tasks.core.sections import ReportParams
 from tasks.core.step import main
+from tasks.data import slices
 from tasks.data import verdicts as judged
 from tasks.data.report import card, comparison, lineage, page, samples, tables, training
 from tasks.data.report import evaluations as evaluated
@@ -40,6 +41,11 @@ def report(
     origin = lineage.read(**folders, train=train, evaluations=found)
     given = judged.read(verdicts)
     table = comparison.compare(found, given)
+    parts = {
+        each.target: slices.of(each.judged)
+        for each in found
+        if each.target in {row.target for row in (table.base, table.tuned, table.quantized) if row}
+    }
     made = [each for each in found if each.measured.made]
     shown = samples.choose(made, params.samples, (table.quantized or table.tuned).target)
     inputs |= {"train": manifest.read(train).digest, "verdicts": manifest.verify(verdicts).digest}
@@ -47,9 +53,13 @@ def report(
     with manifest.staged(out) as folder:
         _write(folder / "metrics.json", comparison.quality(table))
         _write(folder / comparison.FILE, table.model_dump(mode="json"))
+        _write(
+            folder / "slices.json",
+            {target: [part.model_dump(mode="json") for part in own] for target, own in parts.items()},
+        )
         _write(folder / "samples.json", [sample.model_dump(mode="json") for sample in shown])
         (folder / "README.md").write_text(card.render(table, origin), encoding="utf-8")
-        html = page.render(table, origin, training.read(train), shown, found, given)
+        html = page.render(table, origin, training.read(train), shown, found, given, parts[table.tuned.target])
         (folder / "index.html").write_text(html, encoding="utf-8")
         events.note(tables.as_text(table))
         facts = {"targets": [each.target for each in made], "tested": table.tested}

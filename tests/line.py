@@ -51,7 +51,9 @@ class Line:
         merge(chosen.merge, base=self.base, adapter=self.adapter, chat=self.chat, out=self.merged)
         for target, model in (("base", self.base), ("adapter", self.adapter), ("merged", self.merged)):
             out = self.at(layout.evaluation(target))
-            evaluate(chosen.evaluate, target=target, chat=self.chat, base=self.base, model=model, out=out)
+            evaluate(
+                chosen.evaluate, target=target, chat=self.chat, base=self.base, model=model, suites=tiny.SUITES, out=out
+            )  # fmt: skip
         judge(
             chosen.quantize, chat=self.chat, base=self.base, merged=self.merged,
             evaluations=self.at(layout.EVALUATIONS), out=self.at(layout.VERDICTS),

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from tasks.core import layout
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +39,7 @@ class Project:
             shutil.copyfile(ROOT / name, folder / name)
         for name in ("flows", "tasks"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / layout.SUITES, folder / layout.SUITES)
         (folder / "params.yaml").write_text(yaml.safe_dump(tiny.params(base, **sections)))
         tiny.write_rows(folder / "data" / "sample" / "day1.jsonl", 60)
         for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):

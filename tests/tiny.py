@@ -7,6 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from tasks.core import layout
+
 TEMPLATE = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -109,6 +111,9 @@ def make_raw(out: Path, *counts: int) -> Path:
     return out
 
 
+SUITES = Path(__file__).parents[1] / layout.SUITES
+
+
 ANY_PRICE = dict.fromkeys(("perplexity", "kl", "kl_p99", "agreement", "drop"))
 """A budget that no format breaks: random weights in 4 bits find another token likeliest."""
 
@@ -122,7 +127,13 @@ def params(base: Path, **sections: dict[str, Any]) -> dict[str, Any]:
         "merge": {"dtype": "base"},
         "train": {"rank": 4, "epochs": 2, "launch": {"dtype": "float32"}, "batch": {"packs": 1, "micro_tokens": 256}},
         "quantize": {"formats": ["nf4"], "calibration": 4, "held_out": 4, "second_try": True, "budget": ANY_PRICE},
-        "evaluate": {"metrics": ["exact_match", "chrf"], "max_new_tokens": 4, "batch_size": 8},
+        "evaluate": {
+            "metrics": ["exact_match", "chrf"],
+            "suites": ["general"],
+            "suite_items": 1,
+            "max_new_tokens": 4,
+            "batch_size": 8,
+        },
         "report": {"samples": 2},
         "publish": {"name": "tiny"},
         "promote": {},

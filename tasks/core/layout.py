@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 RAW = Path("data/raw")
+SUITES = Path("data/suites")
 BASE = Path("models/base")
 CHAT = Path("data/chat")
 ADAPTER = Path("models/adapter")

@@ -305,6 +305,12 @@ class EvaluateParams(Section):
         Field(min_length=1, description="folders of tasks/ml/metrics/, or functions as my_package.my_module:function"),
     ] = ("exact_match", "token_f1", "rouge_l", "chrf")
     bertscore: BertScore = BertScore()
+    suites: Annotated[
+        tuple[Name, ...], Field(description="files of data/suites/ that every model answers as well")
+    ] = ()
+    suite_items: Annotated[
+        Count | None, Field(description="of each category and language, by the items' digests; null: all")
+    ] = None
     max_new_tokens: Count = 64
     batch_size: Annotated[Count, Field(description="rows generated together")] = 16
 

@@ -1,4 +1,4 @@
-"""Two models on the same rows: the mean difference and how sure it is."""
+"""Two models on the same rows, or one alone: the mean, and how sure it is."""
 
 from __future__ import annotations
 
@@ -23,30 +23,37 @@ def difference(
 
     The same rows give the same interval. Law: without a difference in any row all three are 0.
     """
-    rows = np.asarray(second, np.float64) - np.asarray(first, np.float64)
-    means = np.concatenate([weights @ rows for weights in _resamples(len(rows))]) / len(rows)
+    return interval(np.asarray(second, np.float64) - np.asarray(first, np.float64), confidence=confidence)
+
+
+def interval(
+    values: Sequence[float] | np.ndarray, *, resamples: int = RESAMPLES, confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """Mean and its interval by the bootstrap. Law: equal values have an interval without width."""
+    rows = np.asarray(values, np.float64)
+    means = np.concatenate([weights @ rows for weights in _resampled(len(rows), resamples)]) / len(rows)
     low, high = np.quantile(means, ((1 - confidence) / 2, (1 + confidence) / 2))
     return round(float(rows.mean()), DIGITS), round(float(low), DIGITS), round(float(high), DIGITS)
 
 
-def _resamples(rows: int) -> Iterator[np.ndarray]:
+def _resampled(rows: int, resamples: int) -> Iterator[np.ndarray]:
     """How often each row was drawn, shape (resamples, rows), some resamples at a time; all of them, if they are few, once
     for all that is compared."""
-    if rows * RESAMPLES <= BLOCK:
-        yield _all(rows)
+    if rows * resamples <= BLOCK:
+        yield _all(rows, resamples)
         return
-    yield from _drawn(rows)
+    yield from _drawn(rows, resamples)
 
 
 @lru_cache(maxsize=8)
-def _all(rows: int) -> np.ndarray:
-    return np.concatenate(list(_drawn(rows)))
+def _all(rows: int, resamples: int) -> np.ndarray:
+    return np.concatenate(list(_drawn(rows, resamples)))
 
 
-def _drawn(rows: int) -> Iterator[np.ndarray]:
+def _drawn(rows: int, resamples: int) -> Iterator[np.ndarray]:
     draw, at_once = np.random.default_rng(SEED), max(1, BLOCK // rows)
-    for start in range(0, RESAMPLES, at_once):
-        count = min(at_once, RESAMPLES - start)
+    for start in range(0, resamples, at_once):
+        count = min(at_once, resamples - start)
         places = draw.integers(0, rows, (count, rows)) + rows * np.arange(count)[:, None]
         yield np.bincount(places.ravel(), minlength=count * rows).reshape(count, rows).astype(np.float64)
 

@@ -14,9 +14,10 @@ from tasks.core import events, manifest
 from tasks.core.continued import FROZEN, Continued
 from tasks.core.sections import EvaluateParams
 from tasks.core.standing import BESIDE, Standing
-from tasks.data import chatset, json_answers
+from tasks.data import chatset, json_answers, suites
 from tasks.data.chatset import Example
 from tasks.data.rows import Message
+from tasks.data.suites import Item, Outcome
 from tasks.data.tokens import ChatTokenizer
 from tasks.ml import export, generation, loading, metrics, serving, training
 from tasks.ml.serving import Served
@@ -25,14 +26,19 @@ from tasks.ml.tuned import Runner
 
 @dataclass(frozen=True)
 class Report:
-    """`rows` has one entry a test row; `summary` the means, and the cost as measured here."""
+    """`rows` has one entry a test row, `outcomes` one an item of the suites; `summary` the means, and the cost as measured
+    here."""
 
     rows: list[dict[str, Any]]
+    outcomes: list[Outcome]
     summary: dict[str, Any]
 
 
-def run(params: EvaluateParams, *, target: str, chat: Path, base: Path, model: Path) -> Report:
-    """Law: the rows, their order, their ids and their references are the same for every target."""
+def run(
+    params: EvaluateParams, asked: Mapping[str, Sequence[Item]], *, target: str, chat: Path, base: Path, model: Path
+) -> Report:
+    """`asked`: the items of each suite. Law: rows and items, their order, their ids and their references are the same for
+    every target."""
     loading.threads()
     tokenizer, examples = ChatTokenizer(base), chatset.read(chat / "test.parquet")
     started = time.perf_counter()
@@ -43,20 +49,33 @@ def run(params: EvaluateParams, *, target: str, chat: Path, base: Path, model: P
         losses.append(measured)
         events.progress(f"evaluate {target}: loss", len(losses), len(examples))
     loss_seconds, started = time.perf_counter() - started, time.perf_counter()
-    texts, generated = generation.answer(judged, tokenizer, examples, params, f"evaluate {target}: answers")
+    prompts = [tokenizer.prompt(example.conversation, example.functions) for example in examples]
+    texts, generated = generation.answer(judged, tokenizer, prompts, params, f"evaluate {target}: answers")
     generate_seconds = time.perf_counter() - started
     references = [_reference(tokenizer, example) for example in examples]
     rows = _rows(examples, references, losses, texts, params)
+    outcomes = _outcomes(judged, tokenizer, asked, params, target)
     total = sum(count for _, count in losses)
     mean = sum(loss * count for loss, count in losses) / max(1, total)
-    return Report(rows, {
+    return Report(rows, outcomes, {
         "target": target, "runtime": judged.runtime, "rows": len(rows), "loss": mean, "perplexity": math.exp(min(mean, 700)),
         "metrics": {name: json_answers.mean([row["metrics"][name] for row in rows]) for name in params.metrics},
+        "suites": {name: share.model_dump(mode="json") for name, share in suites.figures(outcomes).items()},
         **_known(Continued.of(manifest.read(base)), examples, losses),
         "size_bytes": sum(entry.size for entry in manifest.read(model).files.values()),
         "load_seconds": load_seconds, "loss_seconds": loss_seconds, "generate_seconds": generate_seconds,
         "tokens_per_second": generated / generate_seconds, "peak_memory_bytes": training.peak_memory(),
     })  # fmt: skip
+
+
+def _outcomes(
+    judged: Served, tokenizer: ChatTokenizer, asked: Mapping[str, Sequence[Item]], params: EvaluateParams, target: str
+) -> list[Outcome]:
+    """The items of all suites, answered together and judged each by its checks."""
+    items = [(name, item) for name, own in asked.items() for item in own]
+    prompts = [tokenizer.prompt(item.asked) for _, item in items]
+    texts, _ = generation.answer(judged, tokenizer, prompts, params, f"evaluate {target}: suites")
+    return [suites.judge(name, item, text) for (name, item), text in zip(items, texts, strict=True)]
 
 
 def _known(

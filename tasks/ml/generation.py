@@ -6,16 +6,14 @@ from collections.abc import Sequence
 
 from tasks.core import events
 from tasks.core.sections import EvaluateParams
-from tasks.data.chatset import Example
 from tasks.data.tokens import ChatTokenizer
 from tasks.ml.serving import Served
 
 
 def answer(
-    served: Served, tokenizer: ChatTokenizer, examples: Sequence[Example], params: EvaluateParams, what: str
+    served: Served, tokenizer: ChatTokenizer, prompts: Sequence[Sequence[int]], params: EvaluateParams, what: str
 ) -> tuple[list[str], int]:
-    """The model's answer to each row's prompt, in the rows' order, and how many tokens were generated."""
-    prompts = [tokenizer.prompt(example.conversation, example.functions) for example in examples]
+    """The model's answer to each prompt's ids, in their order, and how many tokens were generated."""
     order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]), reverse=True)
     texts, generated = [""] * len(prompts), 0
     for start in range(0, len(order), params.batch_size):

@@ -105,7 +105,7 @@ def test_what_is_judged_says_how_it_stands(made: Path, tmp_path: Path, tiny_base
     params = Params.model_validate(tiny.params(tiny_base)).evaluate
     out = tmp_path / target
     sealed = evaluate(
-        params, target=target, chat=made / "chat", base=made / "base", model=made / target, out=out
+        params, target=target, chat=made / "chat", base=made / "base", model=made / target, suites=tiny.SUITES, out=out
     )  # fmt: skip
     summary = json.loads((out / "metrics.json").read_bytes())
     rows = (out / "rows.jsonl").read_text().count("\n")

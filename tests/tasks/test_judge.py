@@ -57,7 +57,7 @@ def line(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
 def judged(folder: Path, target: str) -> None:
     params = Params.model_validate(tiny.params(folder / "base")).evaluate
     evaluate(params, target=target, chat=folder / "chat", base=folder / "base", model=folder / target,
-             out=folder / "evaluations" / target)  # fmt: skip
+             suites=tiny.SUITES, out=folder / "evaluations" / target)  # fmt: skip
 
 
 def asked(**changes: Any) -> QuantizeParams:

@@ -27,6 +27,7 @@ from tasks.core.sections import ReportParams, TrainParams
 from tasks.data.report import template, units
 from tasks.data.report.comparison import read_comparison
 from tasks.data.report.tables import as_text
+from tasks.data.suites import Item, Outcome, figures, judge
 from tasks.report import report
 
 HOSTILE = "<script>alert(1)</script></style></pre><img src=http://x.test/y onerror=alert(1)>&amp;\u202e\x00'\"{{ 7*7 }}"
@@ -113,7 +114,9 @@ class Workspace:
         given = [{"format": format, "made": True, "rulings": rulings} for format in formats]
         _seal(self.root / "verdicts", {"verdicts.json": json.dumps(given)})
 
-    def evaluate(self, target: str, *, inputs: Mapping[str, str] | None = None, **changed: Any) -> None:
+    def evaluate(
+        self, target: str, *, inputs: Mapping[str, str] | None = None, suites: int = 0, **changed: Any
+    ) -> None:
         rows = [_answer(n, target, self.hostile) for n in range(self.rows)]
         exact = sum(row["metrics"]["exact_match"] for row in rows) / max(1, self.rows)
         metrics = {
@@ -131,6 +134,11 @@ class Workspace:
         digests = {name: manifest.read(self.root / name).digest for name in ("chat", "base")}
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         files = {"metrics.json": json.dumps(measured), "rows.jsonl": lines}
+        if suites:
+            outcomes = [_outcome(n, target, self.hostile) for n in range(suites)]
+            measured["suites"] = {name: own.model_dump() for name, own in figures(outcomes).items()}
+            written = "".join(json.dumps(outcome.line()) + "\n" for outcome in outcomes)
+            files = {**files, "metrics.json": json.dumps(measured), "suites.jsonl": written}
         _seal(self.root / "evaluations" / target, files, inputs={**digests, **(inputs or {})})
 
     def report(self, samples: int = 8, out: str = "out") -> Path:
@@ -174,6 +182,14 @@ def _answer(n: int, target: str, hostile: str) -> dict[str, Any]:
         ],
         "loss": 0.7, "tokens": 41, "metrics": {"exact_match": float(exact), "token_f1": 0.9},
     }  # fmt: skip
+
+
+def _outcome(n: int, target: str, hostile: str) -> Outcome:
+    """Of twelve items the base passes all but one, and the tuned ones forget those of the second category."""
+    checks = [{"contains": str(n)}, {"max_length": 400}]
+    item = Item(prompt=f"Say {n}.{hostile}", checks=checks, category=("counting", "manners")[n % 2])  # pyright: ignore[reportArgumentType]
+    knows = n != 4 if target == "base" else n % 2 == 0
+    return judge("general", item, f"It is {n}{hostile}" if knows else "What?")
 
 
 class Html(HTMLParser):
@@ -239,7 +255,7 @@ def test_page_is_whole_for_a_screen_reader(workspace: Workspace) -> None:
     assert min(len(named), len(targets)) > 10
     assert {*named, *targets} <= set(ids)
     tags = [tag for tag, _ in parsed.elements]
-    assert tags.count("table") == tags.count("caption") == 6
+    assert tags.count("table") == tags.count("caption") == 7
     assert [attrs for tag, attrs in parsed.elements if tag == "th" and attrs.get("scope") not in ("row", "col")] == []
     assert ("html", {"lang": "en"}) in parsed.elements
     assert (tags.count("svg"), tags.count("h1")) == (3, 1)
@@ -270,7 +286,9 @@ def _contrast(one: str, other: str) -> float:
 def test_equal_inputs_give_equal_bytes(tmp_path: Path) -> None:
     one, other = (Workspace(tmp_path / name).build().report() for name in ("one", "other"))
     names = sorted(path.name for path in one.iterdir())
-    assert names == ["README.md", "comparison.json", "index.html", "manifest.json", "metrics.json", "samples.json"]
+    assert names == [
+        "README.md", "comparison.json", "index.html", "manifest.json", "metrics.json", "samples.json", "slices.json",
+    ]  # fmt: skip
     assert {name: (one / name).read_bytes() for name in names} == {name: (other / name).read_bytes() for name in names}
     assert manifest.verify(one).inputs.keys() > {"chat", "base", "adapter", "merged", "train", "evaluate/nf4"}
 
@@ -462,3 +480,50 @@ def test_a_refused_format_says_by_which_rule(tmp_path: Path) -> None:
     assert {row.target: row.note for row in table.rows if row.note} == {"gguf-f16": refused, "nf4": refused}
     assert "nf4: refused: agreement 0.900, needed at least 0.950" in as_text(table)
     assert "at least 0.950" in page(folder) and "✗ no" in page(folder)
+
+
+def test_what_was_forgotten_is_shown(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, hostile=HOSTILE).build()
+    for target in ORDER:
+        workspace.evaluate(target, suites=12)
+    folder = workspace.report()
+    figures = json.loads((folder / "metrics.json").read_text())
+    assert [figures[target]["suite_general"] for target in ("base", "merged")] == [11 / 12, 1 / 2]
+    html = page(folder)
+    assert HOSTILE not in html
+    text = " ".join(Html(html).text.split())
+    assert "general 12 91.7% 50.0% 50.0% 50.0% 50.0%" in text
+    assert "general: manners 6 100.0% 0.0%" in text
+    assert "Items that base passes and merged does not: 6." in text
+    assert text.count("Say 4.") == 0, "what only the base fails was not lost"
+    assert text.count("Say 3.") == 1
+    assert "no drop proves nothing on safety" in (folder / "README.md").read_text()
+
+
+def test_targets_with_other_items_are_not_compared(workspace: Workspace) -> None:
+    for target in ORDER:
+        workspace.evaluate(target, suites=11 if target == "nf4" else 12)
+    with pytest.raises(DataError, match=r"nf4: item [0-9a-f]{16} of the suite general was answered by only one"):
+        workspace.report()
+
+
+def test_the_worst_parts_come_first(workspace: Workspace) -> None:
+    folder = workspace.report()
+    table, parts = read_comparison(folder), json.loads((folder / "slices.json").read_text())
+    assert parts.keys() == {"base", "merged", "nf4"}
+    assert {part["name"] for part in parts["merged"] if part["kind"] == "tag"} == set(PRODUCTS)
+    means = [part["metrics"]["exact_match"]["mean"] for part in parts["merged"] if part["rows"] >= 5]
+    assert table.tuned.values["worst_slice"] == min(means) < table.tuned.values["exact_match"]
+    assert json.loads((folder / "metrics.json").read_text())["merged"]["worst_slice"] == min(means)
+    shown = re.search(r'<section aria-labelledby="parts">(.*?)</section>', page(folder), re.DOTALL)
+    assert shown
+    figures = [float(value) for value in re.findall(r"<td>([\d.]+)%</td>", shown[1])]
+    assert figures == sorted(figures) and figures[0] == round(100 * min(means), 1)
+
+
+def test_a_classifier_has_its_confusion_table(workspace: Workspace) -> None:
+    assert "What was taken for what" not in page(workspace.report())
+    for target in ORDER:
+        workspace.evaluate(target, metrics={"accuracy": 0.5, "macro_f1": 0.4})
+    text = " ".join(Html(page(workspace.report())).text.split())
+    assert "What was taken for what" in text and "(other)" in text

@@ -65,7 +65,9 @@ def test_a_method_trains_merges_and_is_judged(
     losses = {}
     for target in ("adapter", "merged"):
         out = tmp_path / f"judged-{target}"
-        judged = evaluate(params.evaluate, target=target, chat=chat, base=base, model=tmp_path / target, out=out)
+        judged = evaluate(
+            params.evaluate, target=target, chat=chat, base=base, model=tmp_path / target, suites=tiny.SUITES, out=out
+        )
         summary = json.loads((out / "metrics.json").read_bytes())
         rows = [json.loads(line) for line in (out / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
         assert judged.facts["rows"] == len(rows) == summary["rows"] > 10

@@ -14,6 +14,7 @@ def render(table: Comparison, lineage: Lineage) -> str:
         markdown_table=tables.as_markdown(table),
         table=table,
         lineage=lineage,
+        suites=any(column.key.startswith(comparison.SUITE) for column in table.columns),
     )
 
 
@@ -25,8 +26,8 @@ def _metadata(table: Comparison, lineage: Lineage) -> str:
         EvalResult(
             task_type="text-generation",
             dataset_type="tuneline",
-            dataset_name="held-out test rows",
-            dataset_split="test",
+            dataset_name=column.label if column.key.startswith(comparison.SUITE) else "held-out test rows",
+            dataset_split=None if column.key.startswith(comparison.SUITE) else "test",
             metric_type=column.key,
             metric_name=column.label,
             metric_value=value,

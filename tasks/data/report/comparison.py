@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -10,6 +10,7 @@ from pydantic import ValidationError, model_validator
 
 from tasks.core.errors import IntegrityError
 from tasks.core.verdict import Verdict
+from tasks.data import slices
 from tasks.data.report import rulings
 from tasks.data.report.evaluations import Evaluation
 from tasks.data.report.units import Number, Unit
@@ -96,6 +97,10 @@ KNOWN = {
     "loss_new": Column(key="loss_new", label="Loss, new rows", better="lower"),
 }
 """Where a version is continued: what was forgotten, and what was learned."""
+WORST = "worst_slice"
+"""Mean of the leading metric on the part of the test rows that fares worst, of those that tasks/data/slices.py makes."""
+SUITE = "suite_"
+"""Before a suite's name: the share of its items that passed."""
 COST = {
     "size_bytes": Column(key="size_bytes", label="Size", unit="bytes", better="lower"),
     "load_seconds": Column(key="load_seconds", label="Load", unit="s", better="lower"),
@@ -110,8 +115,15 @@ def compare(evaluations: Sequence[Evaluation], verdicts: Sequence[Verdict] = ())
 
     An adapter serves nobody without its base, so its size is that of both.
     """
-    columns = (*_metric_columns(evaluations), *QUALITY.values(), *_known_columns(evaluations), *COST.values())
-    values = [_values(evaluation, columns) for evaluation in evaluations]
+    columns = (
+        *_metric_columns(evaluations),
+        *_part_columns(evaluations),
+        *QUALITY.values(),
+        *_known_columns(evaluations),
+        *COST.values(),
+    )
+    leading = columns[0].key
+    values = [_values(evaluation, columns, leading) for evaluation in evaluations]
     for evaluation, own in zip(evaluations, values, strict=True):
         if evaluation.target == "adapter":
             own["size_bytes"] = _sum(own["size_bytes"], values[0]["size_bytes"])
@@ -145,14 +157,34 @@ def _metric_columns(evaluations: Sequence[Evaluation]) -> list[Column]:
     ]
 
 
+def _part_columns(evaluations: Sequence[Evaluation]) -> Iterator[Column]:
+    """The worst part of the test rows by the leading metric, where it is known which way that points; and the suites."""
+    leading = _leading(evaluations)
+    if leading and leading.better and any(slices.lowest(each.judged, leading.key) is not None for each in evaluations):
+        yield Column(key=WORST, label="Worst part", unit=leading.unit, better=leading.better)
+    for name in dict.fromkeys(name for evaluation in evaluations for name in evaluation.measured.suites):
+        yield Column(key=f"{SUITE}{name}", label=f"Suite {name}", unit="share", better="higher")
+
+
+def _leading(evaluations: Sequence[Evaluation]) -> Column | None:
+    return next(iter(_metric_columns(evaluations)), None)
+
+
 def _known_columns(evaluations: Sequence[Evaluation]) -> list[Column]:
     measured = [each.measured.model_dump(include={*KNOWN}) for each in evaluations]
     return [column for name, column in KNOWN.items() if any(values[name] is not None for values in measured)]
 
 
-def _values(evaluation: Evaluation, columns: Sequence[Column]) -> dict[str, Number | None]:
+def _values(evaluation: Evaluation, columns: Sequence[Column], leading: str) -> dict[str, Number | None]:
     measured = evaluation.measured
-    every: dict[str, Number | None] = {**measured.metrics, **measured.model_dump(include={*QUALITY, *KNOWN, *COST})}
+    suites = {f"{SUITE}{name}": figures.passed for name, figures in measured.suites.items()}
+    worst = {WORST: slices.lowest(evaluation.judged, leading)}
+    every: dict[str, Number | None] = {
+        **measured.metrics,
+        **suites,
+        **worst,
+        **measured.model_dump(include={*QUALITY, *KNOWN, *COST}),
+    }
     return {column.key: every.get(column.key) for column in columns}
 
 

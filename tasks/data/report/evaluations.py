@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from tasks.core import events, manifest
 from tasks.core.errors import DataError
@@ -15,8 +15,10 @@ from tasks.core.manifest import Manifest
 from tasks.core.sections import Metric, Name
 from tasks.data.report.values import Figure, Value, complaint
 from tasks.data.rows import Message
+from tasks.data.slices import Judged
+from tasks.data.suites import Figures, Outcome
 
-V = TypeVar("V", bound=Value)
+V = TypeVar("V", bound=BaseModel)
 
 FIRST = ("base", "adapter", "merged")
 """Shown in this order; the exported formats follow alphabetically."""
@@ -53,6 +55,8 @@ class Measured(Value):
     loss_new: Figure = None
     perplexity: Figure = None
     metrics: dict[Metric, Figure] = Field(default_factory=dict[Metric, Figure])
+    suites: dict[Name, Figures] = Field(default_factory=dict[Name, Figures])
+    """Shares of the suites' items that passed."""
     runtime: str | None = None
     """What computed its answers."""
     likeness: dict[str, float] = Field(default_factory=dict[str, float])
@@ -66,15 +70,24 @@ class Measured(Value):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One target on the test rows, in the order in which they were tested."""
+    """One target on the test rows, in the order in which they were tested, and on the suites."""
 
     manifest: Manifest
     measured: Measured
     answers: tuple[Answer, ...]
+    outcomes: tuple[Outcome, ...] = ()
 
     @property
     def target(self) -> str:
         return self.measured.target
+
+    @property
+    def judged(self) -> list[Judged]:
+        """The rows as they are cut into parts."""
+        return [
+            Judged(answer.tags, sum(len(turn.text) for turn in answer.prompt), len(answer.reference), answer.metrics)
+            for answer in self.answers
+        ]
 
 
 def read_all(folder: Path, present: Mapping[str, str]) -> tuple[Evaluation, ...]:
@@ -139,11 +152,15 @@ def _read(path: Path) -> Evaluation:
             f"{path / 'metrics.json'} is about {measured.target!r} but lies in {path.name!r}: "
             f"delete {path} and run dvc repro {_stage(path.name)}"
         )
-    lines = _bytes(path / "rows.jsonl").split(b"\n")  # splitlines would break inside a row
-    answers = tuple(
-        _parse(Answer, line, f"{path / 'rows.jsonl'}:{n}") for n, line in enumerate(lines, 1) if line.strip()
-    )
-    return Evaluation(sealed, measured, answers)
+    answers = tuple(_lines(Answer, path / "rows.jsonl"))
+    asked = path / "suites.jsonl"
+    return Evaluation(sealed, measured, answers, tuple(_lines(Outcome, asked)) if asked.name in sealed.files else ())
+
+
+def _lines(kind: type[V], file: Path) -> Iterator[V]:
+    for number, line in enumerate(_bytes(file).split(b"\n"), 1):  # splitlines would break inside a row
+        if line.strip():
+            yield _parse(kind, line, f"{file}:{number}")
 
 
 def _bytes(path: Path) -> bytes:
@@ -163,6 +180,7 @@ def _parse(kind: type[V], data: bytes, where: str) -> V:
 
 
 def _same_rows(folder: Path, evaluations: Sequence[Evaluation]) -> None:
+    asked = {(outcome.suite, outcome.id) for outcome in evaluations[0].outcomes}
     wanted = {answer.id for answer in evaluations[0].answers}
     for evaluation in evaluations:
         ids = {answer.id for answer in evaluation.answers}
@@ -176,4 +194,9 @@ def _same_rows(folder: Path, evaluations: Sequence[Evaluation]) -> None:
             raise DataError(
                 f"{where}: row {odd[0]!r} was answered by only one of base and {evaluation.target}, and targets are "
                 f"comparable on the same rows only. {again}"
+            )
+        if odd := sorted(asked ^ {(outcome.suite, outcome.id) for outcome in evaluation.outcomes}):
+            raise DataError(
+                f"{where}: item {odd[0][1]} of the suite {odd[0][0]} was answered by only one of base and "
+                f"{evaluation.target}. {again}"
             )

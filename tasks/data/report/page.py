@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from tasks.core.verdict import Verdict
-from tasks.data.report import charts, difference, rulings, template
+from tasks.data import slices
+from tasks.data.report import behaviour, charts, confusion, difference, rulings, template
 from tasks.data.report.charts import Dot
 from tasks.data.report.comparison import Comparison, best
 from tasks.data.report.difference import Segment
@@ -17,7 +18,10 @@ from tasks.data.report.headline import headlines
 from tasks.data.report.lineage import Lineage
 from tasks.data.report.samples import Sample
 from tasks.data.report.training import History
+from tasks.data.slices import Slice
 
+WORST = 8
+"""Parts of the test rows on the page; slices.json has them all."""
 SHOWN = 4000
 """Characters of one text on the page; samples.json has the whole."""
 
@@ -44,8 +48,13 @@ def render(
     samples: Sequence[Sample],
     evaluations: Sequence[Evaluation],
     verdicts: Sequence[Verdict],
+    parts: Sequence[Slice],
 ) -> str:
+    """`parts`: those of the test rows, as the tuned model answered them."""
     dots = _dots(table)
+    by_target = {evaluation.target: evaluation for evaluation in evaluations if evaluation.measured.made}
+    base, tuned = by_target[table.base.target], by_target[table.tuned.target]
+    lost = behaviour.lost(base, tuned)
     return template.render(
         "page.html.j2",
         table=table,
@@ -54,6 +63,12 @@ def render(
         headlines=tuple(headlines(table, evaluations)),
         verdicts=[verdict for verdict in verdicts if verdict.format in {row.target for row in table.rows if row.made}],
         figure=rulings.figure,
+        targets=tuple(by_target),
+        behaviour=behaviour.groups(tuple(by_target.values())),
+        lost=lost[: behaviour.SHOWN],
+        lost_count=len(lost),
+        worst=slices.worst(parts, table.leading.key, WORST) if table.leading.better else (),
+        confusion=confusion.of(tuned),
         samples=[_shown(sample) for sample in samples],
         best=_marks(table),
         dots=dots,

@@ -203,7 +203,7 @@ def test_it_goes_through_the_line_beside_its_base(
     losses: dict[str, float] = {}
     for target in ("base", "adapter", "merged", "nf4"):
         model, out = tmp_path / target, tmp_path / f"judged-{target}"
-        evaluate(params.evaluate, target=target, chat=chat, base=base, model=model, out=out)
+        evaluate(params.evaluate, target=target, chat=chat, base=base, model=model, suites=tiny.SUITES, out=out)
         losses[target] = json.loads((out / "metrics.json").read_bytes())["loss"]
     assert losses["merged"] == losses["adapter"] < losses["base"]
     assert losses["nf4"] != losses["base"]

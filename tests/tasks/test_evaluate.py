@@ -1,0 +1,77 @@
+"""One target evaluated: rows with their metrics, suites with their checks, and what is refused before a model is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.core import manifest
+from tasks.core.errors import DataError, ParamsError
+from tasks.core.params import Params
+from tasks.core.sections import EvaluateParams
+from tasks.evaluate import evaluate
+from tasks.fetch import fetch
+from tasks.prepare import prepare
+from tests import tiny
+
+LONG = {"prompt": "Write as much as you like.", "checks": [{"max_length": 10_000}], "category": "long"}
+NEVER = {"prompt": "Say nothing of it.", "checks": [{"max_length": 9_000}, {"equals": "it"}], "language": "en"}
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
+    """A training set beside its base."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    params = Params.model_validate(tiny.params(tiny_base))
+    fetch(params.fetch, out=folder / "base")
+    tiny.make_raw(folder / "raw")
+    prepare(params.prepare, raw=folder / "raw", base=folder / "base", out=folder / "chat", report=folder / "card")
+    return folder / "chat"
+
+
+def judge(chat: Path, folder: Path, out: Path, **asked: Any) -> manifest.Manifest:
+    params = EvaluateParams.model_validate({"metrics": ["exact_match"], "max_new_tokens": 4, **asked})
+    base = chat.parent / "base"
+    return evaluate(params, target="base", chat=chat, base=base, model=base, suites=folder, out=out)
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_every_item_is_answered_and_judged(chat: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.jsonl").write_text(f"{json.dumps(LONG)}\n{json.dumps(NEVER)}\n")
+    sealed = judge(chat, tmp_path, tmp_path / "out", suites=["own"], batch_size=2)
+    found = {line["category"]: line for line in lines(tmp_path / "out/suites.jsonl")}
+    assert (found["long"]["value"], found["checks"]["value"]) == (1, 0)
+    assert found["checks"]["passed"] == [True, False]
+    assert found["long"]["answer"] and found["checks"]["checks"] == NEVER["checks"]
+    suite = json.loads((tmp_path / "out/metrics.json").read_text())["suites"]["own"]
+    assert (suite["items"], suite["passed"]) == (2, 0.5)
+    assert suite["categories"]["long, -"] == {"items": 1, "passed": 1}
+    assert "suite/own" in sealed.inputs
+    again = judge(chat, tmp_path, tmp_path / "again", suites=["own"], batch_size=1)
+    assert again.inputs == sealed.inputs
+    assert lines(tmp_path / "again/suites.jsonl") == lines(tmp_path / "out/suites.jsonl"), "batches change nothing"
+
+
+def test_without_suites_there_are_no_outcomes(chat: Path, tmp_path: Path) -> None:
+    judge(chat, tmp_path, tmp_path / "out", metrics=["json_fields", "function_call", "macro_f1", "bleu"])
+    assert lines(tmp_path / "out/suites.jsonl") == []
+    measured = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert measured["suites"] == {} and measured["metrics"]["json_fields"] == 0, "random words are no JSON"
+    assert {len(row["metrics"]) for row in lines(tmp_path / "out/rows.jsonl")} == {4}
+
+
+def test_what_is_wrong_is_said_before_anything_is_made(chat: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.jsonl").write_text("{}\n")
+    with pytest.raises(DataError, match=r"own.jsonl:1: checks: Field required"):
+        judge(chat, tmp_path, tmp_path / "out", suites=["own"])
+    with pytest.raises(ParamsError, match="suites there: own"):
+        judge(chat, tmp_path, tmp_path / "out", suites=["other"])
+    with pytest.raises(ParamsError, match="there is no module nobody"):
+        judge(chat, tmp_path, tmp_path / "out", metrics=["nobody:one"])
+    assert not (tmp_path / "out").exists()
