@@ -153,3 +153,11 @@ def test_its_sums_are_right() -> None:
             assert value(sum_) == float(one.example or "nan"), one.prompt
             done += 1
     assert done == 22
+
+
+def test_every_suite_that_is_shipped_can_be_read_and_has_its_row() -> None:
+    names = sorted(file.stem for file in FOLDER.glob("*.jsonl"))
+    table = (FOLDER.parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8").partition("## Suites")[2]
+    rows = dict(re.findall(r"^\| `([a-z-]+)` \|.*\| (\d+) \|$", table, re.MULTILINE))
+    assert rows == {name: str(len(suites.read(FOLDER, name))) for name in names} and len(rows) == 2
+    assert all(one.example for name in names for one in suites.read(FOLDER, name))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +12,7 @@ from sacrebleu.metrics import BLEU
 
 from tasks.core.errors import ParamsError
 from tasks.core.sections import EvaluateParams
+from tasks.data.report.comparison import METRICS
 from tasks.ml import metrics
 from tasks.ml.metrics.token_f1.token_f1 import f1
 
@@ -79,3 +83,11 @@ def test_token_f1_is_symmetric_and_bounded(left: str, right: str) -> None:
 def test_an_unknown_metric_lists_the_known_ones() -> None:
     with pytest.raises(ParamsError, match=r"unknown metric 'blue'; known: accuracy, bertscore, .*module:function"):
         metrics.check(EvaluateParams(metrics=("chrf", "blue")))
+
+
+def test_the_table_in_the_docs_has_every_metric_and_the_report_a_label_for_it() -> None:
+    table = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text(encoding="utf-8").partition("## Suites")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    listed = [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(listed) == metrics.known()
+    assert sorted(METRICS) == metrics.known()
