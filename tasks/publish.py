@@ -69,7 +69,7 @@ def _models(workspace: Path) -> dict[str, Path]:
     folders = {
         "adapter": workspace / layout.ADAPTER,
         "merged": workspace / layout.MERGED,
-        **{format: workspace / layout.quantized(format) for format in passed},
+        **{format: workspace / layout.model(format) for format in passed},
     }
     digests = {name: manifest.verify(folder).digest for name, folder in folders.items()}
     for folder in folders.values():
@@ -129,7 +129,7 @@ def _record(workspace: Path, snapshot: Snapshot, seconds: Mapping[str, float]) -
 
 def _notes(chosen: Params, workspace: Path) -> dict[str, str]:
     """What a reader has to know of a part: that it was not made, or is whole only with the adapter beside it."""
-    folders = {"merged": layout.MERGED, **{format: layout.quantized(format) for format in chosen.quantize.formats}}
+    folders = {"merged": layout.MERGED, **{format: layout.model(format) for format in chosen.quantize.formats}}
     standings = {part: Standing.of(manifest.read(workspace / folder)) for part, folder in folders.items()}
     notes = {part: standing.note for part, standing in standings.items() if standing.note}
     refused = [verdict for verdict in _verdicts(workspace) if verdict.made and not verdict.passed]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class Line:
         self.root.mkdir()
         (self.root / params.FILE).write_text(yaml.safe_dump(sections))
         tiny.make_raw(self.root / layout.RAW, *arrivals)
+        shutil.copytree(tiny.SUITES, self.root / layout.SUITES)
         point(self.root, len(arrivals))
         chosen = params.load(self.root / params.FILE)
         fetch(chosen.fetch, out=self.base)

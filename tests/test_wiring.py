@@ -21,7 +21,7 @@ from tasks.storage.versions import Pipeline
 ROOT = Path(__file__).parents[1]
 FORMATS = params.load(ROOT / "params.yaml").quantize.formats
 VERBS = {"fetch", "prepare", "train", "merge", "quantize", "evaluate", "judge", "report"}
-DOORS = {"ingest", "forget", "publish"}
+DOORS = {"ingest", "forget", "publish", "promote"}
 
 
 def stages() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -85,12 +85,12 @@ def test_the_layout_is_where_the_stages_put_things() -> None:
         layout.VERDICTS,
         layout.RUN_REPORT,
     }
-    known |= {layout.quantized(format) for format in FORMATS} | {layout.evaluation(target) for target in targets}
+    known |= {layout.model(format) for format in FORMATS} | {layout.evaluation(target) for target in targets}
     assert outs == known
 
 
 def test_every_section_belongs_to_a_step() -> None:
-    assert set(params.Params.model_fields) == (VERBS - {"judge"} | {"data", "publish"})
+    assert set(params.Params.model_fields) == (VERBS - {"judge"} | {"data", "publish", "promote"})
 
 
 def test_dvc_reads_the_same_graph() -> None:

@@ -21,8 +21,9 @@ HOME = Path(".tuneline")
 """Embedded services, their credentials and logs, and run workspaces. Ignored by git."""
 
 
-def quantized(format: str) -> Path:
-    return Path("models") / format
+def model(target: str) -> Path:
+    """The adapter, the merged model or a format."""
+    return Path("models") / target
 
 
 def evaluation(target: str) -> Path:

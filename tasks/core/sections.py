@@ -324,7 +324,7 @@ class Rows(Section):
 
     train: Count = 1
     test: Annotated[Count, Field(description="fewer tell nothing apart")] = 30
-    slice: Annotated[Count, Field(description="of one tag, for its rows to be judged apart")] = 10
+    slice: Annotated[Count, Field(description="of one tag or length, to be judged apart")] = 10
 
 
 class PromoteParams(Section):
@@ -340,6 +340,9 @@ class PromoteParams(Section):
     better: Annotated[
         tuple[Name, ...], Field(description="in one of these it has to be surely better than both; none named: in any")
     ] = ()
+    suites: Annotated[
+        dict[Name, float], Field(description="{general: 0.1}: share of its items that may be lost, the whole interval")
+    ] = {}
     formats: Annotated[tuple[Name, ...], Field(description="that have to be within their budget")] = ()
     rows: Rows = Rows()
 

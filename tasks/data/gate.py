@@ -2,8 +2,9 @@
 
 Each metric may be worse than the opponent's by a margin at the most: its whole 95% interval keeps to it. All have to, so
 nothing is corrected there (intersection-union: Berger 1982). One has to be surely better: of m that it may be, each by an
-interval at 1 - 0.05 / m (Bonferroni), and for a metric of right and wrong by McNemar's exact test too. No tag's rows may be
-surely worse, at 1 - 0.05 / k for k such comparisons. So of versions no better than the champion at most one in 40 passes.
+interval at 1 - 0.05 / m (Bonferroni), and for a metric of right and wrong by McNemar's exact test too. No part of the rows
+(a tag, a quarter of the lengths) may be surely worse, at 1 - 0.05 / k for k such comparisons. So of versions that are no
+better than the champion about one in 40 passes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from tasks.core.scores import LOSS, Scores
 from tasks.core.sections import PromoteParams
 from tasks.core.verdict import Ruling
 from tasks.data import paired
+from tasks.data.slices import WHOLE
 
 ALPHA = 0.05
 BASE, CHAMPION = "base", "champion"
@@ -75,12 +77,13 @@ def _floors(candidate: Scores, rules: PromoteParams) -> Iterator[Ruling]:
 
 
 def _against(candidate: Scores, opponent: Scores, who: str, rules: PromoteParams) -> Iterator[Ruling]:
-    """Not worse in any, better in one, no tag worse."""
+    """Not worse in any, better in one, no part and no suite worse."""
     names = _comparable(candidate, opponent)
     for name in names:
         yield _ruling(f"{name} against {who}", _pairs(candidate, opponent, name), -rules.margin)
     yield _better(candidate, opponent, who, [name for name in names if name in (rules.better or names)])
     yield from _slices(candidate, opponent, who, names, rules.rows.slice)
+    yield from _suites(candidate, opponent, who, rules)
 
 
 def _comparable(candidate: Scores, opponent: Scores) -> list[str]:
@@ -134,27 +137,34 @@ def _clearance(ruling: Ruling) -> float:
 
 
 def _slices(candidate: Scores, opponent: Scores, who: str, names: Sequence[str], least: int) -> Iterator[Ruling]:
-    """Of each tag the metric that fell most: even the far end of its interval has to reach 0."""
-    rows_of: dict[str, list[int]] = {}
-    for row, tags in enumerate(candidate.tags):
-        for tag in tags:
-            rows_of.setdefault(tag, []).append(row)
-    slices = {tag: rows for tag, rows in sorted(rows_of.items()) if least <= len(rows) < len(candidate.ids)}
-    confidence = 1 - ALPHA / max(1, len(slices) * len(names))
-    for tag, rows in slices.items():
-        worst: Ruling | None = None
-        for name in names:
-            pairs = _pairs(candidate, opponent, name, rows)
-            if not pairs:
-                continue
-            _, _, high = paired.difference(*zip(*pairs, strict=True), confidence=confidence)
-            ruling = Ruling(
-                rule=f"{name} of {tag} against {who}, at best", measured=high, confidence=confidence,
-                direction="at least", needed=0.0,
-            )  # fmt: skip
-            worst = ruling if worst is None or high < (worst.measured or 0.0) else worst
-        if worst is not None:
-            yield worst
+    """Of each part the metric that fell most: even the far end of its interval has to reach 0."""
+    parts = {part: rows for part, rows in candidate.slices.items() if least <= len(rows) < len(candidate.ids)}
+    apart = [name for name in names if name not in WHOLE]
+    confidence = 1 - ALPHA / max(1, len(parts) * len(apart))
+    for part, rows in parts.items():
+        found = [
+            _at_best(f"{name} of {part} against {who}", _pairs(candidate, opponent, name, rows), confidence)
+            for name in apart
+        ]
+        known = [ruling for ruling in found if ruling is not None]
+        if known:
+            yield min(known, key=lambda ruling: ruling.measured or 0.0)
+
+
+def _at_best(rule: str, pairs: Sequence[tuple[float, float]], confidence: float) -> Ruling | None:
+    """The far end of the difference's interval; None without a value."""
+    if not pairs:
+        return None
+    _, _, high = paired.difference(*zip(*pairs, strict=True), confidence=confidence)
+    return Ruling(rule=f"{rule}, at best", measured=high, confidence=confidence, direction="at least", needed=0.0)
+
+
+def _suites(candidate: Scores, opponent: Scores, who: str, rules: PromoteParams) -> Iterator[Ruling]:
+    """Of each suite that the rules name, item by item; one that the opponent did not answer alike is not measured."""
+    for suite, margin in sorted(rules.suites.items()):
+        mine, theirs = candidate.suites.get(suite, {}), opponent.suites.get(suite, {})
+        pairs = [(theirs[item], mine[item]) for item in sorted(mine)] if mine.keys() == theirs.keys() else []
+        yield _ruling(f"suite {suite} against {who}", pairs, -margin)
 
 
 def _check_rows(candidate: Scores, opponent: Scores, who: str) -> None:

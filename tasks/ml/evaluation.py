@@ -6,17 +6,18 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tasks.core import events, manifest
 from tasks.core.continued import FROZEN, Continued
+from tasks.core.errors import DataError
 from tasks.core.sections import EvaluateParams
 from tasks.core.standing import BESIDE, Standing
 from tasks.data import chatset, json_answers, suites
 from tasks.data.chatset import Example
-from tasks.data.rows import Message
+from tasks.data.rows import Message, Row
 from tasks.data.suites import Item, Outcome
 from tasks.data.tokens import ChatTokenizer
 from tasks.ml import export, generation, loading, metrics, serving, training
@@ -40,7 +41,8 @@ def run(
     """`asked`: the items of each suite. Law: rows and items, their order, their ids and their references are the same for
     every target."""
     loading.threads()
-    tokenizer, examples = ChatTokenizer(base), chatset.read(chat / "test.parquet")
+    tokenizer = ChatTokenizer(base)
+    examples = _encoded(tokenizer, chat, base)
     started = time.perf_counter()
     judged = load(target, base, model)
     load_seconds = time.perf_counter() - started
@@ -66,6 +68,21 @@ def run(
         "load_seconds": load_seconds, "loss_seconds": loss_seconds, "generate_seconds": generate_seconds,
         "tokens_per_second": generated / generate_seconds, "peak_memory_bytes": training.peak_memory(),
     })  # fmt: skip
+
+
+def _encoded(tokenizer: ChatTokenizer, chat: Path, base: Path) -> list[Example]:
+    """The test rows in the tokens of the model that is judged: where it has another base than the rows were prepared for,
+    its own template and tokenizer write them. DataError: they can't."""
+    examples = chatset.read(chat / "test.parquet")
+    if manifest.read(chat).inputs["base"] == manifest.read(base).digest:
+        return examples
+    rows = [Row(id=each.id, messages=each.conversation, tools=each.functions) for each in examples]
+    made: list[Example] = []
+    for example, coded in zip(examples, tokenizer.encode_many(rows), strict=True):
+        if isinstance(coded, DataError):
+            raise DataError(f"test row {example.id} can't be written for the model in {base}: {coded}")
+        made.append(replace(example, ids=coded.ids, loss=coded.loss))
+    return made
 
 
 def _outcomes(

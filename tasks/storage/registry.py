@@ -36,6 +36,7 @@ from tasks.core.manifest import FileEntry
 from tasks.storage import blobs, conditions, destination, leases, manifests
 from tasks.storage.aliases import Aliases
 from tasks.storage.audit import Audit, LogEntry
+from tasks.storage.judgements import Judgements
 from tasks.storage.manifests import Manifests
 from tasks.storage.model_version import Version, check_name, draft, parse_reference
 from tasks.storage.pins import Pins
@@ -90,6 +91,13 @@ class Registry:
     @property
     def pins(self) -> Pins:
         return Pins(self.store)
+
+    @property
+    def judgements(self) -> Judgements:
+        return Judgements(self.store)
+
+    def audit(self, name: str) -> Audit:
+        return Audit(self.store, name)
 
     def publish(
         self,

@@ -166,7 +166,7 @@ def test_what_is_refused_is_not_published(
 ) -> None:
     make(line, "nf4", asked())
     judged(line, "nf4")
-    for source, place in (("merged", layout.MERGED), ("nf4", layout.quantized("nf4"))):
+    for source, place in (("merged", layout.MERGED), ("nf4", layout.model("nf4"))):
         shutil.copytree(line / source, tmp_path / place)
     with manifest.staged(tmp_path / layout.ADAPTER) as folder:
         manifest.seal(folder, step="train", inputs={}, params={}, facts={})

@@ -12,7 +12,9 @@ from pydantic import BaseModel, Field, ValidationError
 from tasks.core import events, manifest
 from tasks.core.errors import DataError
 from tasks.core.manifest import Manifest
+from tasks.core.scores import Scores
 from tasks.core.sections import Metric, Name
+from tasks.data import slices
 from tasks.data.report.values import Figure, Value, complaint
 from tasks.data.rows import Message
 from tasks.data.slices import Judged
@@ -33,6 +35,9 @@ class Answer(Value):
     reference: str
     prediction: str
     metrics: dict[Metric, Figure] = Field(default_factory=dict[Metric, Figure])
+    loss: Figure = None
+    tokens: int = 0
+    """Of the answer, whose mean loss it is."""
 
     @property
     def exact(self) -> bool:
@@ -82,6 +87,21 @@ class Evaluation:
         return self.measured.target
 
     @property
+    def scores(self) -> Scores:
+        """All that the gate looks at."""
+        names = list(self.measured.metrics)
+        parts = slices.parts(self.judged)
+        suites = {outcome.suite: dict[str, float]() for outcome in self.outcomes}
+        for outcome in self.outcomes:
+            suites[outcome.suite][outcome.id] = float(outcome.whole)
+        return Scores(
+            evaluation=self.manifest.digest, ids=tuple(answer.id for answer in self.answers),
+            tokens=tuple(answer.tokens for answer in self.answers), loss=tuple(answer.loss for answer in self.answers),
+            metrics={name: tuple(answer.metrics.get(name) for answer in self.answers) for name in names},
+            slices={f"{kind} {name}": tuple(rows) for (kind, name), rows in parts.items()}, suites=suites,
+        )  # fmt: skip
+
+    @property
     def judged(self) -> list[Judged]:
         """The rows as they are cut into parts."""
         return [
@@ -95,7 +115,7 @@ def read_all(folder: Path, present: Mapping[str, str]) -> tuple[Evaluation, ...]
 
     Law: all that were made answered the same rows. Raises DataError where there is nothing to compare.
     """
-    found = sorted((_read(path) for path in _sealed(folder) if _current(path, present)), key=_order)
+    found = sorted((read(path) for path in _sealed(folder) if _current(path, present)), key=_order)
     targets = [evaluation.target for evaluation in found if evaluation.measured.made]
     if "base" not in targets:
         raise DataError(
@@ -144,7 +164,8 @@ def _current(path: Path, present: Mapping[str, str]) -> bool:
     return True
 
 
-def _read(path: Path) -> Evaluation:
+def read(path: Path) -> Evaluation:
+    """One target's, in a folder of its name. DataError: it is damaged."""
     sealed = manifest.verify(path)
     measured = _parse(Measured, _bytes(path / "metrics.json"), str(path / "metrics.json"))
     if measured.target != path.name:

@@ -28,7 +28,8 @@ def scores(
     draw = np.random.default_rng(seed)
     return Scores(
         evaluation=f"seed {seed}", ids=tuple(str(row) for row in range(rows)),
-        tags=more.get("tags", tuple((f"tag {row % 3}",) for row in range(rows))), tokens=more.get("tokens", (9,) * rows),
+        slices=more.get("slices", {f"tag {tag}": tuple(range(tag, rows, 3)) for tag in range(3)}),
+        suites=more.get("suites", {}), tokens=more.get("tokens", (9,) * rows),
         loss=tuple(draw.normal(loss, 0.3, rows).tolist()),
         metrics={
             "exact_match": tuple((draw.random(rows) < right).astype(float).tolist()),
@@ -95,16 +96,28 @@ def test_one_metric_that_falls_refuses_though_others_rise(name: str) -> None:
 def test_a_tag_that_is_surely_worse_refuses() -> None:
     champion = scores(seed=7, right=0.5, worth=0.5)
     risen = scores(seed=8, right=0.9, worth=0.9, loss=0.5)
-    chrf = [0.0 if "tag 1" in tags else value for tags, value in zip(risen.tags, risen.metrics["chrf"], strict=True)]
+    chrf = [0.0 if row % 3 == 1 else value for row, value in enumerate(risen.metrics["chrf"])]
     candidate = risen.model_copy(update={"metrics": risen.metrics | {"chrf": tuple(chrf)}})
     assert "chrf of tag 1 against champion, at best" in broken(case(candidate, champion))
 
 
-def test_few_rows_of_a_tag_are_not_judged_apart() -> None:
-    tags = tuple(("rare",) if row < 5 else ("common", "both") if row % 2 else ("both",) for row in range(ROWS))
-    one, other = scores(seed=9, tags=tags), scores(seed=10, tags=tags)
+def test_small_parts_and_the_whole_are_not_judged_apart() -> None:
+    parts = {"tag rare": tuple(range(5)), "tag common": tuple(range(0, ROWS, 2)), "tag all": tuple(range(ROWS))}
+    one, other = scores(seed=9, slices=parts), scores(seed=10)
     rules = [ruling.rule for ruling in gate.judge(case(one, other, base=other), WIDE)]
-    assert any("of common against" in rule for rule in rules) and not any("rare" in rule for rule in rules)
+    assert any("of tag common against" in rule for rule in rules)
+    assert not any("rare" in rule or "tag all" in rule for rule in rules)
+
+
+def test_what_is_forgotten_refuses_where_a_suite_is_named() -> None:
+    knew = {"general": {str(item): 1.0 for item in range(50)}}
+    forgot = {"general": {str(item): float(item % 2) for item in range(50)}}
+    before, after = BASE.model_copy(update={"suites": knew}), scores(seed=2, right=0.7, worth=0.7, suites=forgot)
+    assert broken(case(after, base=before)) == []
+    asked = WIDE.model_copy(update={"suites": {"general": 0.2}})
+    assert broken(case(after, base=before), asked) == ["suite general against base"]
+    assert broken(case(after, base=before), WIDE.model_copy(update={"suites": {"general": 0.7}})) == []
+    assert broken(case(after), asked) == ["suite general against base"], "the base did not answer it"
 
 
 @pytest.mark.parametrize(
