@@ -116,7 +116,19 @@ def _models(command: argparse.ArgumentParser) -> None:
     log.add_argument("name")
     verify = actions.add_parser("verify", help="read and hash every blob; exit code 5 if anything is wrong")
     verify.add_argument("reference", nargs="?", help="NAME, or NAME@vN for one version (default: the whole registry)")
-    for action in (listing, show, pull, promote, rollback, log, verify):
+    pin = actions.add_parser("pin", help="keep a version from garbage collection; pin --release NAME@vN ends that")
+    pin.add_argument("reference", help=one)
+    pin.add_argument("--why", required=True, help="for the audit log")
+    pin.add_argument("--release", action="store_true", help="keep it no longer")
+    gc = actions.add_parser(
+        "gc", help="what no version names, and old versions if asked; says it, or with --delete does it"
+    )
+    gc.add_argument(
+        "--keep", type=int, metavar="N", help="retire all but the newest N of a model; aliased and pinned ones stay"
+    )
+    gc.add_argument("--grace", type=float, default=24, metavar="HOURS", help="younger blobs stay (default: 24)")
+    gc.add_argument("--delete", action="store_true", help="remove it")
+    for action in (listing, show, pull, promote, rollback, log, verify, pin, gc):
         _json(action)
 
 

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import boto3
+
 from tasks.storage.model_version import Version
 from tasks.storage.registry import Registry
 from tasks.storage.store import Store
@@ -43,3 +45,12 @@ def laid(folder: Path, contents: Mapping[str, bytes]) -> dict[str, Path]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     return {name: folder / name for name in contents}
+
+
+def begin_upload(environ: Mapping[str, str], store: Store, key: str) -> None:
+    """A multipart upload that nobody ends."""
+    client = boto3.client(
+        "s3", endpoint_url=environ.get("AWS_ENDPOINT_URL_S3") or environ["AWS_ENDPOINT_URL"], region_name="us-east-1",
+        aws_access_key_id=environ["AWS_ACCESS_KEY_ID"], aws_secret_access_key=environ["AWS_SECRET_ACCESS_KEY"],
+    )  # fmt: skip
+    client.create_multipart_upload(Bucket=store.bucket, Key=f"{store.prefix}/{key}")

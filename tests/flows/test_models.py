@@ -26,12 +26,12 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, services:
     return made
 
 
-def ask(project: Project, *words: str, code: int = 0) -> Any:
-    return json.loads(project("tuneline", "models", *words, "--json", code=code).stdout)
+def ask(project: Project, *words: str, code: int = 0, **more: str) -> Any:
+    return json.loads(project("tuneline", "models", *words, "--json", code=code, **more).stdout)
 
 
-def say(project: Project, *words: str, code: int = 0) -> str:
-    done = project("tuneline", "models", *words, code=code)
+def say(project: Project, *words: str, code: int = 0, **more: str) -> str:
+    done = project("tuneline", "models", *words, code=code, **more)
     return done.stderr if code else done.stdout
 
 
@@ -76,6 +76,30 @@ def test_damage_is_told(project: Project) -> None:
     registry.store.put(key, b"2")
 
 
+def test_what_is_kept_and_what_goes(project: Project, tmp_path: Path) -> None:
+    apart = {"TUNELINE_REGISTRY": project.environment["TUNELINE_REGISTRY"] + "/apart"}
+    registry = Registry.open({**project.environment, **apart})
+    for number in (1, 2, 3):
+        publish(registry, tmp_path, number, "old")
+    assert ask(project, "pin", "old@v1", "--why", "a customer", **apart)["changed"]
+    assert "old@v1 is pinned already" in say(project, "pin", "old@v1", "--why", "a customer", **apart)
+    assert [row["pinned"] for row in ask(project, "list", "old", **apart)] == [True, False, False]
+    assert "is        pinned" in say(project, "show", "old@v1", **apart)
+
+    planned = ask(project, "gc", "--keep", "1", **apart)
+    assert (planned["deleted"], planned["versions"], planned["blobs"]) == (False, ["old@v2"], [])  # the blobs are young
+    assert "would go: 1 versions, 1 blobs, 1 bytes" in say(project, "gc", "--keep", "1", "--grace", "0", **apart)
+    assert len(registry.versions("old")) == 3
+    assert "old@v1 is pinned no longer" in say(project, "pin", "old@v1", "--release", "--why", "over", **apart)
+
+    gone = ask(project, "gc", "--keep", "1", "--grace", "0", "--delete", **apart)
+    assert (gone["deleted"], gone["versions"], gone["bytes"]) == (True, ["old@v1", "old@v2"], 2)
+    assert [row["reference"] for row in ask(project, "list", "old", **apart)] == ["old@v3"]
+    assert "removed: 0 versions" in say(project, "gc", "--keep", "1", "--delete", **apart)
+    assert {entry["action"] for entry in ask(project, "log", "old", **apart)} == {"publish", "retire", "pin", "release"}
+    assert ask(project, "verify", **apart)["ok"]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
@@ -87,6 +111,10 @@ def test_damage_is_told(project: Project) -> None:
         (["rollback", "desk", "--alias", "staging", "--why", "x"], 2, "desk@staging names no version"),
         (["rollback", "nobody", "--why", "x"], 2, "there is no model 'nobody'"),
         (["show", "desk@staging"], 2, "desk has no alias 'staging'"),
+        (["pin", "desk@v3", "--release", "--why", "x"], 2, "desk@v3 is not pinned"),
+        (["gc", "--keep", "0"], 2, "the newest version of a model always stays"),
+        (["gc", "--grace", "nan"], 2, "give the hours"),
+        (["verify", "desk@v9"], 2, "desk has no version v9"),
         (["log", "nobody"], 2, "there is no model 'nobody'"),
     ],
 )

@@ -13,7 +13,7 @@ from tasks.storage.registry import Registry
 ACTIONS = {
     "list": looking.listing, "show": looking.show, "log": looking.log, "pull": taking.pull,
     "promote": moving.promote, "rollback": moving.rollback,
-    "verify": keeping.verify,
+    "verify": keeping.verify, "pin": keeping.pin, "gc": keeping.gc,
 }  # fmt: skip
 
 

@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-import boto3
 import pytest
 
 from tasks.core.errors import (
@@ -32,6 +31,7 @@ from tasks.storage.registry import Registry
 from tasks.storage.store import PART, Store
 from tests import faulty_store
 from tests.faulty_store import Answer, Proxy, cut, once, refusal
+from tests.registries import begin_upload
 
 CANARY = "canary-Secret-7c1e"
 
@@ -62,11 +62,7 @@ def store(root: Store) -> Store:
 @pytest.fixture
 def begin(environ: dict[str, str]) -> Callable[[Store, str], None]:
     """Begins a multipart upload that nobody ends."""
-    client = boto3.client(
-        "s3", endpoint_url=environ["AWS_ENDPOINT_URL"], region_name="us-east-1",
-        aws_access_key_id=environ["AWS_ACCESS_KEY_ID"], aws_secret_access_key=environ["AWS_SECRET_ACCESS_KEY"],
-    )  # fmt: skip
-    return lambda store, key: client.create_multipart_upload(Bucket=store.bucket, Key=f"{store.prefix}/{key}") and None
+    return lambda store, key: begin_upload(environ, store, key)
 
 
 @pytest.fixture
