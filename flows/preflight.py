@@ -9,8 +9,7 @@ from pathlib import Path
 from tasks.core import layout
 from tasks.core.errors import ResourceError
 from tasks.core.params import Params
-from tasks.data import suites
-from tasks.ml import export, loggers, methods, metrics
+from tasks.ml import asked, export, loggers, methods, metrics
 from tasks.storage import bases
 
 FREE_BYTES = 3 << 30
@@ -22,7 +21,7 @@ def check(params: Params) -> None:
     methods.find(params.train)
     loggers.check(os.environ)
     metrics.check(params.evaluate)
-    suites.check(layout.SUITES, params.evaluate.suites)
+    asked.read(params.evaluate, layout.SUITES)
     for format in params.quantize.formats:
         export.find(format)
     bases.find(params.fetch.ref, params.fetch.revision)

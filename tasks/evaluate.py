@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tasks.core import digest, manifest
+from tasks.core import manifest
 from tasks.core.manifest import Manifest
 from tasks.core.sections import EvaluateParams
 from tasks.core.standing import Standing
 from tasks.core.step import main
-from tasks.data.suites import Item, path, read, sample
+
+if TYPE_CHECKING:
+    from tasks.ml.asked import Asked
 
 
 def evaluate(
@@ -24,18 +25,18 @@ def evaluate(
     Every target sees the same rows, rendered and tokenised alike. `rows.jsonl` has one line a test row, `suites.jsonl` one an
     item of the suites that the params name; none, if there is nothing to judge because the format was not made.
     """
-    from tasks.ml import metrics
+    from tasks.ml import asked, metrics
 
     metrics.check(params)
-    asked = {name: sample(read(suites, name), params.suite_items) for name in params.suites}
+    questions = asked.read(params, suites)
     inputs = {"chat": manifest.verify(chat).digest, "base": manifest.verify(base).digest}
-    inputs |= {f"suite/{name}": digest.of_file(path(suites, name)) for name in params.suites}
+    inputs |= asked.digests(suites, questions)
     judged = manifest.verify(model)
     inputs |= {**judged.inputs, target: judged.digest}  # what it was made from, so that a leftover can be told
     standing = Standing.of(judged)
     with manifest.staged(out) as folder:
         rows, outcomes, summary = (
-            _judge(params, asked, target, chat, base, model)
+            _judge(params, questions, target, chat, base, model)
             if standing.made
             else ([], [], {"target": target, "rows": 0})
         )
@@ -50,11 +51,11 @@ def evaluate(
 
 
 def _judge(
-    params: EvaluateParams, asked: Mapping[str, Sequence[Item]], target: str, chat: Path, base: Path, model: Path
+    params: EvaluateParams, questions: Asked, target: str, chat: Path, base: Path, model: Path
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
     from tasks.ml import evaluation
 
-    report = evaluation.run(params, asked, target=target, chat=chat, base=base, model=model)
+    report = evaluation.run(params, questions, target=target, chat=chat, base=base, model=model)
     return report.rows, [outcome.line() for outcome in report.outcomes], report.summary
 
 

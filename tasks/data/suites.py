@@ -66,7 +66,8 @@ class Item(BaseModel):
 
 
 class Outcome(BaseModel):
-    """An item as one model answered it: `passed` has a verdict a check, in their order."""
+    """An item as one model answered it: `passed` has a verdict a check, in their order, and `value` is 1 if all passed, else
+    0. An item of another kind (tasks/ml/harness.py) has no checks, and a value of its own."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -76,21 +77,22 @@ class Outcome(BaseModel):
     language: str | None
     prompt: str
     answer: str
-    checks: tuple[Check, ...]
-    passed: tuple[bool, ...]
+    checks: tuple[Check, ...] = ()
+    passed: tuple[bool, ...] = ()
+    value: float
 
     @property
     def whole(self) -> bool:
-        return all(self.passed)
+        return self.value == 1
 
     def line(self) -> dict[str, Any]:
-        """As JSON; `value` is 1 if every check passed, else 0."""
+        """As JSON."""
         checks = [check.model_dump(mode="json", exclude_defaults=True) for check in self.checks]
-        return {**self.model_dump(mode="json", exclude={"checks"}), "checks": checks, "value": float(self.whole)}
+        return {**self.model_dump(mode="json", exclude={"checks"}), "checks": checks}
 
 
 class Share(BaseModel):
-    """Items, and the share of them that passed all their checks."""
+    """Items, and the share of them that passed all their checks: the mean of their values."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -108,19 +110,11 @@ def path(folder: Path, name: str) -> Path:
     return folder / f"{name}{SUFFIX}"
 
 
-def check(folder: Path, names: Iterable[str]) -> None:
-    """As `read` says, for each; ParamsError too where there is no such folder, which every evaluation depends on."""
-    if not folder.is_dir():
-        raise ParamsError(f"there is no folder {folder}, where evaluation looks for suites: make it, empty if need be")
-    for name in names:
-        read(folder, name)
-
-
 def read(folder: Path, name: str) -> tuple[Item, ...]:
     """A suite. ParamsError: it is not there. DataError: a line is no item (file and line are named), or stands twice."""
     file = path(folder, name)
     if not file.is_file():
-        known = sorted(other.stem for other in folder.glob(f"*{SUFFIX}"))
+        known = sorted(other.stem for other in folder.glob("*") if other.suffix in (SUFFIX, ".yaml"))
         raise ParamsError(f"evaluate.suites: there is no {file}; suites there: {', '.join(known) or 'none'}")
     items = dict[str, Item]()
     for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
@@ -165,7 +159,7 @@ def judge(suite: str, item: Item, answer: str) -> Outcome:
     asked = "\n".join(message.text for message in item.asked[:-1])
     return Outcome(
         suite=suite, id=item.id, category=item.category, language=item.language, prompt=asked, answer=answer,
-        checks=item.checks, passed=passed,
+        checks=item.checks, passed=passed, value=float(all(passed)),
     )  # fmt: skip
 
 
@@ -190,4 +184,4 @@ def _figures(outcomes: Sequence[Outcome]) -> Figures:
 
 
 def _share(outcomes: Sequence[Outcome]) -> float:
-    return sum(outcome.whole for outcome in outcomes) / len(outcomes)
+    return sum(outcome.value for outcome in outcomes) / len(outcomes)

@@ -18,9 +18,10 @@ from tasks.core.standing import BESIDE, Standing
 from tasks.data import chatset, json_answers, suites
 from tasks.data.chatset import Example
 from tasks.data.rows import Message, Row
-from tasks.data.suites import Item, Outcome
+from tasks.data.suites import Outcome
 from tasks.data.tokens import ChatTokenizer
-from tasks.ml import export, generation, loading, metrics, serving, training
+from tasks.ml import export, generation, harness, loading, metrics, serving, training
+from tasks.ml.asked import Asked
 from tasks.ml.serving import Served
 from tasks.ml.tuned import Runner
 
@@ -35,10 +36,8 @@ class Report:
     summary: dict[str, Any]
 
 
-def run(
-    params: EvaluateParams, asked: Mapping[str, Sequence[Item]], *, target: str, chat: Path, base: Path, model: Path
-) -> Report:
-    """`asked`: the items of each suite. Law: rows and items, their order, their ids and their references are the same for
+def run(params: EvaluateParams, asked: Asked, *, target: str, chat: Path, base: Path, model: Path) -> Report:
+    """`asked`: each suite of the params. Law: rows and items, their order, their ids and their references are the same for
     every target."""
     loading.threads()
     tokenizer = ChatTokenizer(base)
@@ -86,13 +85,17 @@ def _encoded(tokenizer: ChatTokenizer, chat: Path, base: Path) -> list[Example]:
 
 
 def _outcomes(
-    judged: Served, tokenizer: ChatTokenizer, asked: Mapping[str, Sequence[Item]], params: EvaluateParams, target: str
+    judged: Served, tokenizer: ChatTokenizer, asked: Asked, params: EvaluateParams, target: str
 ) -> list[Outcome]:
-    """The items of all suites, answered together and judged each by its checks."""
-    items = [(name, item) for name, own in asked.items() for item in own]
+    """The items of all suites, answered together and judged each by its checks; then the harness' tasks."""
+    items = [(name, item) for name, own in asked.items() if not isinstance(own, Path) for item in own]
     prompts = [tokenizer.prompt(item.asked) for _, item in items]
     texts, _ = generation.answer(judged, tokenizer, prompts, params, f"evaluate {target}: suites")
-    return [suites.judge(name, item, text) for (name, item), text in zip(items, texts, strict=True)]
+    outcomes = [suites.judge(name, item, text) for (name, item), text in zip(items, texts, strict=True)]
+    for own in asked.values():
+        if isinstance(own, Path):
+            outcomes += harness.outcomes(own, judged, tokenizer, params)
+    return outcomes
 
 
 def _known(

@@ -74,11 +74,9 @@ def test_a_line_that_is_no_item_is_named(tmp_path: Path, line: Any, said: str) -
 
 def test_a_suite_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"there is no .*none.jsonl; suites there: general"):
-        suites.check(FOLDER, ["none"])
-    with pytest.raises(ParamsError, match="there is no folder"):
-        suites.check(tmp_path / "none", [])
+        suites.read(FOLDER, "none")
     with pytest.raises(DataError, match="holds no items"):
-        suites.check(write(tmp_path), ["own"])
+        suites.read(write(tmp_path), "own")
 
 
 @settings(max_examples=60)
