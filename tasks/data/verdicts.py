@@ -40,12 +40,14 @@ def _verdict(format: Evaluation, merged: Evaluation, budget: Budget) -> Verdict:
 
 
 def _metrics(format: Evaluation, merged: Evaluation, budget: Budget) -> Iterator[Ruling]:
-    """Paired row by row: both answered the same test rows."""
+    """Paired row by row: both answered the same test rows. A metric that had nothing to judge in any of them asks nothing."""
     if budget.drop is None:
         return
     theirs = {answer.id: answer for answer in merged.answers}
     for name in format.measured.metrics:
         pairs = [(theirs[answer.id].metrics[name], answer.metrics[name]) for answer in format.answers]
+        if pairs and all(before is None for before, _ in pairs):
+            continue
         known = [(before, after) for before, after in pairs if before is not None and after is not None]
         mean, low, high = paired.difference(*zip(*known, strict=True)) if known else (None, None, None)
         yield Ruling(rule=name, measured=mean, low=low, high=high, direction="at least", needed=-budget.drop)
