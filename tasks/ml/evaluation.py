@@ -52,7 +52,7 @@ def run(params: EvaluateParams, asked: Asked, *, target: str, chat: Path, base: 
     loss_seconds, started = time.perf_counter() - started, time.perf_counter()
     prompts = [tokenizer.prompt(example.conversation, example.functions) for example in examples]
     texts, generated = generation.answer(judged, tokenizer, prompts, params, f"evaluate {target}: answers")
-    generate_seconds = time.perf_counter() - started
+    generate_seconds, peak = time.perf_counter() - started, training.peak_memory()  # before a metric loads an encoder
     references = [_reference(tokenizer, example) for example in examples]
     rows = _rows(examples, references, losses, texts, params)
     outcomes = _outcomes(judged, tokenizer, asked, params, target)
@@ -65,7 +65,7 @@ def run(params: EvaluateParams, asked: Asked, *, target: str, chat: Path, base: 
         **_known(Continued.of(manifest.read(base)), examples, losses),
         "size_bytes": sum(entry.size for entry in manifest.read(model).files.values()),
         "load_seconds": load_seconds, "loss_seconds": loss_seconds, "generate_seconds": generate_seconds,
-        "tokens_per_second": generated / generate_seconds, "peak_memory_bytes": training.peak_memory(),
+        "tokens_per_second": generated / generate_seconds, "peak_memory_bytes": peak,
     })  # fmt: skip
 
 
