@@ -27,7 +27,7 @@ demo: install ## the whole line on the sample corpus: rows in, a registered mode
 
 # Apart from the rest: transformers imports torchao wherever it is, which every stage of the line would pay for.
 $(VENV)/.extras: $(VENV)/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -c $(LOCK) -e '.[torchao,onnx,compressed]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(LOCK) -e '.[torchao,onnx,compressed,lmeval]'
 	touch $@
 
 # A file stays in one process: what its tests share is made once.
@@ -66,7 +66,7 @@ formats: .formats/llmcompressor/.installed ## what makes gptq and awq, in an env
 
 lock: ## pin every dependency anew; no package host is named
 	$(BIN)/pip install --quiet uv
-	echo 'torch==2.13.0' | $(BIN)/uv pip compile pyproject.toml --extra fast --extra gguf --extra torchao --extra onnx --extra compressed --extra dev --universal \
+	echo 'torch==2.13.0' | $(BIN)/uv pip compile pyproject.toml --extra fast --extra gguf --extra torchao --extra onnx --extra compressed --extra lmeval --extra dev --universal \
 	    --no-header --no-emit-index-url --no-annotate --quiet -c - -o $(LOCK)
 
 clean: ## everything the line has made here; the landing files and the code stay

@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from tasks.core import digest, events, layout, manifest, params
+from tasks.core import digest, events, layout, manifest
 from tasks.core.errors import ConflictError, IntegrityError, ModelError, StageFailed
+from tasks.core.manifest import Manifest
 from tasks.core.scores import Scores
 from tasks.core.sections import PromoteParams
 from tasks.core.step import main
@@ -77,7 +78,7 @@ def promote_from(rules: PromoteParams, version: Version, workspace: Path, into: 
         if standing and standing.version == version.number:
             return Outcome(version, "stands", None)
         champion = into.read(version.name, standing.version) if standing else None
-        theirs = _champion(champion, rules.target, workspace, into) if champion else None
+        theirs = _champion(champion, rules.target, mine.manifest, workspace, into) if champion else None
         case = Case(facts=facts, candidate=mine.scores, base=base.scores, champion=theirs)
         judgement = Judgement.of(version, standing.version if standing else None, case, rules)
         verdict = into.judgements.record(judgement)
@@ -147,18 +148,17 @@ def _facts(workspace: Path) -> Facts:
     )
 
 
-def _champion(champion: Version, target: str, workspace: Path, into: Registry) -> Scores:
-    """The champion's on this workspace's test rows, by the very code that evaluates the others."""
-    chosen, chat = params.load(workspace / params.FILE).evaluate, manifest.read(workspace / layout.CHAT)
+def _champion(champion: Version, target: str, mine: Manifest, workspace: Path, into: Registry) -> Scores:
+    """The champion's on the rows and suites that the evaluation `mine` was of, by the very code that made it."""
     key = digest.of_value({
-        "model": {name: entry.sha256 for name, entry in champion.select(target).items()}, "chat": chat.digest,
-        "params": chosen.model_dump(mode="json"), "code": _code(),
-        "suites": {name: digest.of_file(workspace / layout.SUITES / f"{name}.jsonl") for name in chosen.suites},
+        "model": {name: entry.sha256 for name, entry in champion.select(target).items()}, "code": _code(),
+        "asked": {name: found for name, found in mine.inputs.items() if name == "chat" or name.startswith("suite/")},
+        "params": mine.params,
     })  # fmt: skip
     place = layout.work() / "champions" / key[:16]
     out = place / target
     if not (out / manifest.NAME).is_file():
-        events.note(f"evaluating {champion.reference} on the same {chat.facts['rows']['test']} test rows")
+        events.note(f"evaluating {champion.reference} on the same {mine.facts['rows']} test rows")
         model = place / "model"
         into.pull(champion, target, model)
         _evaluate(target, model, out.absolute(), workspace)

@@ -47,7 +47,8 @@ class Case(BaseModel):
 
 
 def judge(case: Case, rules: PromoteParams) -> tuple[Ruling, ...]:
-    """Every rule with what was measured and needed. Law: equal cases and rules give equal rulings.
+    """Every rule with what was measured and needed. Law: equal cases and rules give equal rulings,
+    whatever the order of their names.
 
     DataError: the rules name a metric that was not measured, or a report is of other rows.
     """
@@ -88,7 +89,7 @@ def _against(candidate: Scores, opponent: Scores, who: str, rules: PromoteParams
 
 def _comparable(candidate: Scores, opponent: Scores) -> list[str]:
     """The metrics that both have, and the loss where both are asked for the same tokens."""
-    shared = [name for name in candidate.metrics if name in opponent.metrics]
+    shared = sorted(candidate.metrics.keys() & opponent.metrics.keys())
     return [LOSS, *shared] if candidate.tokens == opponent.tokens else shared
 
 
@@ -138,7 +139,7 @@ def _clearance(ruling: Ruling) -> float:
 
 def _slices(candidate: Scores, opponent: Scores, who: str, names: Sequence[str], least: int) -> Iterator[Ruling]:
     """Of each part the metric that fell most: even the far end of its interval has to reach 0."""
-    parts = {part: rows for part, rows in candidate.slices.items() if least <= len(rows) < len(candidate.ids)}
+    parts = {part: rows for part, rows in sorted(candidate.slices.items()) if least <= len(rows) < len(candidate.ids)}
     apart = [name for name in names if name not in WHOLE]
     confidence = 1 - ALPHA / max(1, len(parts) * len(apart))
     for part, rows in parts.items():

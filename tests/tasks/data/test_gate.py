@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -161,7 +162,8 @@ def test_other_rows_are_refused() -> None:
 def test_it_is_a_function_of_its_arguments(seed: int) -> None:
     given_ = case(scores(20, seed=seed), scores(20, seed=seed + 1), base=scores(20, seed=seed + 2))
     rulings = gate.judge(given_, WIDE)
-    assert gate.judge(Case.model_validate_json(given_.model_dump_json()), WIDE) == rulings
+    stored = json.loads(json.dumps(given_.model_dump(mode="json"), sort_keys=True))
+    assert gate.judge(Case.model_validate_json(json.dumps(stored)), WIDE) == rulings
     assert all(Ruling.model_validate_json(ruling.model_dump_json()) == ruling for ruling in rulings)
 
 
