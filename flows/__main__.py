@@ -128,7 +128,19 @@ def _models(command: argparse.ArgumentParser) -> None:
     )
     gc.add_argument("--grace", type=float, default=24, metavar="HOURS", help="younger blobs stay (default: 24)")
     gc.add_argument("--delete", action="store_true", help="remove it")
-    for action in (listing, show, pull, promote, rollback, log, verify, pin, gc):
+    diff = actions.add_parser("diff", help="what lies between two versions: data, base, params, metrics, files")
+    diff.add_argument("before", help=one)
+    diff.add_argument("after", help=one)
+    materialize = actions.add_parser(
+        "materialize", help="copy a version into a plain folder on S3, on the store's side"
+    )
+    materialize.add_argument("reference", help=one)
+    materialize.add_argument("target", metavar="s3://BUCKET/PREFIX")
+    materialize.add_argument("--part", default="merged", help="as pull (default: merged)")
+    export = actions.add_parser("export", help="write a version as one tar file, checking every digest")
+    export.add_argument("reference", help=one)
+    export.add_argument("file", type=Path)
+    for action in (listing, show, pull, promote, rollback, log, verify, pin, gc, diff, materialize, export):
         _json(action)
 
 

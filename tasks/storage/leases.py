@@ -127,7 +127,7 @@ def collecting(store: Store, now: datetime, who: str) -> Generator[Callable[[], 
     try:
         yield check
     finally:
-        if collector(store) == mine:
+        if time.monotonic() < end:  # else another may have taken over since
             _drop(store, MARKER)
 
 

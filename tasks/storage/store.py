@@ -36,6 +36,7 @@ from tasks.storage.refusals import Refusal
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
+    from mypy_boto3_s3.type_defs import CopySourceTypeDef
 
 Answer = TypeVar("Answer")
 Progress = Callable[[int], None]
@@ -47,6 +48,8 @@ SMALL = 16 * 2**20
 """Bytes that one answer may hold in memory: no manifest, alias or log entry comes near."""
 CHUNK = 2**20
 PART = 8 * 2**20
+COPIED_AT_ONCE = 2**30
+"""Bytes that a store copies in one request; S3 does so up to 5 GB."""
 PARTS = 9_000
 """S3 allows 10,000 parts an upload, so larger files get larger parts."""
 
@@ -91,11 +94,11 @@ class Store:
                 return None
             with answer["Body"] as body:
                 data = body.read(limit + 1)
+            if len(data) < (size := min(answer["ContentLength"], limit + 1)):  # botocore checks whole reads alone
+                raise boto.IncompleteReadError(actual_bytes=len(data), expected_bytes=size)
             if len(data) > limit:
-                raise IntegrityError(
-                    f"{self.at(key)} has more than {limit} bytes: tuneline wrote no such object; "
-                    "restore it from a backup"
-                )
+                what = f"{self.at(key)} has more than {limit} bytes: tuneline wrote no such object"
+                raise IntegrityError(f"{what}; restore it from a backup")
             return Content(data, _etag(answer))
 
     def whole(self, key: str) -> bytes:
@@ -173,6 +176,14 @@ class Store:
                 head = self.head(key) if _refusal(error).code == refusals.UPLOAD_GONE else None
                 if head is None or head.size != entry.size:
                     raise
+
+    def copy(self, key: str, size: int, target: Store, target_key: str) -> None:
+        """Let the store itself copy an object to another prefix or bucket of its own, in parts if it is very large."""
+        source: CopySourceTypeDef = {"Bucket": self.bucket, "Key": self._full(key)}
+        part = max(COPIED_AT_ONCE, math.ceil(size / PARTS))
+        config = TransferConfig(multipart_threshold=COPIED_AT_ONCE + 1, multipart_chunksize=part, max_concurrency=4)
+        with target._asking(f"copying {self.at(key)} to", target_key):
+            target._client.copy(source, target.bucket, target._full(target_key), Config=config)
 
     def chunks(self, key: str, head: Head) -> Iterator[bytes]:
         """The object's bytes, a chunk at a time; a broken connection goes on where it broke.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from tasks.storage import blobs
 from tasks.storage.registry import Registry
+from tasks.storage.store import Store
 from tests.project import Project
 from tests.registries import publish
 
@@ -100,6 +102,37 @@ def test_what_is_kept_and_what_goes(project: Project, tmp_path: Path) -> None:
     assert ask(project, "verify", **apart)["ok"]
 
 
+def test_two_versions_are_compared(project: Project) -> None:
+    found = ask(project, "diff", "desk@v1", "desk")
+    assert (found["before"], found["after"]) == ("desk@v1", "desk@v3")
+    assert found["record"]["data"]["rows"] == [100, 300]
+    assert found["files"] == {"added": [], "removed": [], "changed": ["merged/own"], "bytes": 0}
+    told = say(project, "diff", "desk@v1", "desk@v2").splitlines()
+    assert [line.split()[0] for line in told] == [
+        "desk@v1", "data.digest", "data.rows", "data.version", "git.commit", "params.train.rank",
+        "metrics.merged.exact_match", "*", "+0",
+    ]  # fmt: skip
+    assert told[2].split(maxsplit=1)[1] == "100 -> 200  (+100)"
+    assert len(say(project, "diff", "desk@v1", "desk@v1").splitlines()) == 2
+
+
+def test_a_version_leaves_as_a_folder_on_s3_and_as_a_file(project: Project, tmp_path: Path) -> None:
+    target = f"s3://flows/served/{tmp_path.name}"
+    assert ask(project, "materialize", "desk@v2", target) == {
+        "version": "desk@v2", "target": target, "copied": 2, "found": 0,
+    }  # fmt: skip
+    assert "0 files copied" in say(project, "materialize", "desk@v2", target)
+    served = Store.open(target, project.environment)
+    assert set(served.keys("")) == {"own", "shared", "tuneline.json"}
+    assert "holds another version" in say(project, "materialize", "desk@v1", target, code=8)
+
+    file = tmp_path / "desk.tar"
+    assert ask(project, "export", "desk@v2", str(file))["bytes"] == file.stat().st_size
+    assert "desk.tar exists: choose another name" in say(project, "export", "desk@v2", str(file), code=2)
+    with tarfile.open(file) as tar:
+        assert tar.getnames() == ["desk-v2/version.json", "desk-v2/merged/own", "desk-v2/merged/shared"]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
@@ -115,6 +148,9 @@ def test_what_is_kept_and_what_goes(project: Project, tmp_path: Path) -> None:
         (["gc", "--keep", "0"], 2, "the newest version of a model always stays"),
         (["gc", "--grace", "nan"], 2, "give the hours"),
         (["verify", "desk@v9"], 2, "desk has no version v9"),
+        (["diff", "desk@v1", "desk@v9"], 2, "desk has no version v9"),
+        (["materialize", "desk@v1", "/tmp/x"], 7, "is no address of a store"),
+        (["export", "desk@v1", "params.yaml"], 2, "params.yaml exists"),
         (["log", "nobody"], 2, "there is no model 'nobody'"),
     ],
 )

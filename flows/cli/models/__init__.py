@@ -13,7 +13,8 @@ from tasks.storage.registry import Registry
 ACTIONS = {
     "list": looking.listing, "show": looking.show, "log": looking.log, "pull": taking.pull,
     "promote": moving.promote, "rollback": moving.rollback,
-    "verify": keeping.verify, "pin": keeping.pin, "gc": keeping.gc,
+    "verify": keeping.verify, "pin": keeping.pin, "gc": keeping.gc, "diff": looking.diff,
+    "materialize": taking.materialize, "export": taking.export,
 }  # fmt: skip
 
 

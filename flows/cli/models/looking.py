@@ -1,12 +1,15 @@
-"""What the registry holds: list, show, log."""
+"""What the registry holds: list, show, log, diff."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import JsonValue
+
+from tasks.storage import comparison
 from tasks.storage.audit import LogEntry
 from tasks.storage.model_version import Version
 from tasks.storage.registry import Registry
@@ -96,6 +99,31 @@ def _about(entry: LogEntry) -> list[str]:
     move = [f"{entry.alias} #{entry.generation}{before}"] if entry.alias else []
     verdict = [f"verdict {entry.verdict[:16]}"] if entry.verdict else []
     return [*move, *([entry.why] if entry.why else []), *verdict]
+
+
+def diff(arguments: argparse.Namespace, registry: Registry) -> int:
+    found = comparison.compare(registry.find(arguments.before), registry.find(arguments.after))
+    if arguments.json:
+        print(json.dumps(asdict(found), indent=1))
+        return 0
+    print(f"{found.before} -> {found.after}")
+    for section, changes in found.record.items():
+        for path, (before, after) in changes.items():
+            print(f"{f'{section}.{path}':40} {_shown(before)} -> {_shown(after)}{_difference(before, after)}")
+    for sign, paths in (("+", found.files.added), ("-", found.files.removed), ("*", found.files.changed)):
+        for path in paths:
+            print(f"{sign} {path}")
+    print(f"{found.files.bytes:+} bytes")
+    return 0
+
+
+def _shown(value: JsonValue) -> str:
+    return "none" if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
+def _difference(before: JsonValue, after: JsonValue) -> str:
+    numbers = [value for value in (before, after) if isinstance(value, int | float) and not isinstance(value, bool)]
+    return f"  ({numbers[1] - numbers[0]:+.4g})" if len(numbers) == 2 else ""
 
 
 def notes(version: Version) -> dict[str, str]:
