@@ -31,7 +31,8 @@ class FetchParams(Section):
     ] = None
     chat_template: Annotated[str | None, Field(description="Jinja text in place of the model's own template")] = None
     continue_from: Annotated[
-        Word | None, Field(description="NAME@vN; NAME or NAME@latest for the newest, as it is when a run starts")
+        Word | None,
+        Field(description="NAME@vN; NAME@ALIAS, or NAME or NAME@latest for the newest, as it is when a run starts"),
     ] = None
     keep: Annotated[
         Literal["merged", "frozen"],

@@ -105,7 +105,8 @@ def bring(base: Path, out: Path, **fetched: Any) -> Manifest:
         ("desk@latest", ParamsError, r"desk@latest may name another version tomorrow"),
         ("desk@v99", ParamsError, r"desk has no version v99"),
         ("nobody@v1", ParamsError, r"there is no model 'nobody'"),
-        ("desk@champion", ParamsError, r"'desk@champion' names no version"),
+        ("desk@champion", ParamsError, r"desk@champion may name another version tomorrow: write desk@vN"),
+        ("desk@v0", ParamsError, r"'desk@v0' names no version"),
     ],
 )
 def test_a_stage_takes_a_fixed_version_only(

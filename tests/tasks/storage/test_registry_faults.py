@@ -69,7 +69,7 @@ def registry(root: Store, tmp_path: Path) -> Registry:
 @pytest.fixture
 def behind(registry: Registry, s3: Service) -> Iterator[tuple[Proxy, Registry]]:
     with faulty_store.proxied(s3.environment()["AWS_ENDPOINT_URL_S3"]) as (proxy, endpoint):
-        environ = {**s3.environment(), "AWS_ENDPOINT_URL_S3": endpoint, "AWS_MAX_ATTEMPTS": "3"}
+        environ = {**s3.environment(), "AWS_ENDPOINT_URL_S3": endpoint, "AWS_MAX_ATTEMPTS": "6"}
         yield proxy, Registry(Store.open(registry.store.url, environ))
 
 
