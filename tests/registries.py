@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import boto3
 
@@ -16,6 +16,12 @@ from tasks.storage.registry import Registry
 from tasks.storage.store import Store
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+
+
+class Service(Protocol):
+    """What tests ask of the session's S3 server."""
+
+    def environment(self) -> Mapping[str, str]: ...
 
 
 def alone(root: Store) -> Registry:

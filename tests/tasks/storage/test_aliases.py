@@ -8,12 +8,11 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -28,25 +27,11 @@ from tasks.storage.registry import Registry
 from tasks.storage.store import Store
 from tests import faulty_store
 from tests.faulty_store import Answer, Proxy, once, refusal
-from tests.registries import NOW, alone, publish
+from tests.registries import NOW, Service, publish
 
 ROOT = Path(__file__).parents[3]
 LATER = NOW + timedelta(days=1)
 KEY = "models/m/aliases/champion.json"
-
-
-class Service(Protocol):
-    def environment(self) -> Mapping[str, str]: ...
-
-
-@pytest.fixture(scope="module")
-def root(s3: Service, bucket: str) -> Store:
-    return Store.open(f"s3://{bucket}", s3.environment())
-
-
-@pytest.fixture
-def registry(root: Store) -> Registry:
-    return alone(root)
 
 
 @pytest.fixture

@@ -6,13 +6,12 @@ import hashlib
 import itertools
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
@@ -25,23 +24,9 @@ from tasks.storage.store import Store
 from tasks.storage.verification import verify
 from tests import faulty_store
 from tests.faulty_store import Answer, Proxy, refusal
-from tests.registries import alone, begin_upload, laid, publish
+from tests.registries import Service, begin_upload, laid, publish
 
 DAY = timedelta(days=1)
-
-
-class Service(Protocol):
-    def environment(self) -> Mapping[str, str]: ...
-
-
-@pytest.fixture(scope="module")
-def root(s3: Service, bucket: str) -> Store:
-    return Store.open(f"s3://{bucket}", s3.environment())
-
-
-@pytest.fixture
-def registry(root: Store) -> Registry:
-    return alone(root)
 
 
 @pytest.fixture

@@ -6,10 +6,9 @@ import json
 import os
 import tarfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
@@ -21,21 +20,7 @@ from tasks.storage.registry import Registry
 from tasks.storage.store import Store
 from tests import faulty_store
 from tests.faulty_store import Proxy, once, refusal
-from tests.registries import alone, publish
-
-
-class Service(Protocol):
-    def environment(self) -> Mapping[str, str]: ...
-
-
-@pytest.fixture(scope="module")
-def root(s3: Service, bucket: str) -> Store:
-    return Store.open(f"s3://{bucket}", s3.environment())
-
-
-@pytest.fixture
-def registry(root: Store) -> Registry:
-    return alone(root)
+from tests.registries import Service, publish
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -38,24 +38,10 @@ from tasks.storage import blobs, destination
 from tasks.storage.audit import LogEntry
 from tasks.storage.registry import Published, Registry
 from tasks.storage.store import PART, SMALL, Store
+from tests.registries import Service
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 ROOT = Path(__file__).parents[3]
-
-
-class Service(Protocol):
-    def environment(self) -> Mapping[str, str]: ...
-
-
-@pytest.fixture(scope="module")
-def root(s3: Service, bucket: str) -> Store:
-    return Store.open(f"s3://{bucket}", s3.environment())
-
-
-@pytest.fixture
-def registry(root: Store) -> Registry:
-    """An empty registry for each test; the client is shared, as making one takes longer than most tests."""
-    return Registry(replace(root, prefix=uuid.uuid4().hex))
 
 
 @pytest.fixture

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
@@ -19,13 +18,9 @@ from tasks.storage.store import SMALL, Store
 from tasks.storage.verification import verify
 from tests import faulty_store
 from tests.faulty_store import Answer, Proxy, cut, refusal
-from tests.registries import alone, publish
+from tests.registries import Service, alone, publish
 
 Command = Callable[[Registry, Path], object]
-
-
-class Service(Protocol):
-    def environment(self) -> Mapping[str, str]: ...
 
 
 def now() -> datetime:
@@ -48,11 +43,6 @@ COMMANDS: dict[str, Command] = {
     "materialize": lambda r, _: materialize(r.store, r.read("m", 2), None, target(r)),
     "export": lambda r, folder: bundle.export(r.store, r.read("m", 2), folder / "m.tar"),
 }
-
-
-@pytest.fixture(scope="module")
-def root(s3: Service, bucket: str) -> Store:
-    return Store.open(f"s3://{bucket}", s3.environment())
 
 
 @pytest.fixture

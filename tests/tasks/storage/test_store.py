@@ -6,12 +6,11 @@ import hashlib
 import os
 import socket
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
@@ -31,13 +30,9 @@ from tasks.storage.registry import Registry
 from tasks.storage.store import PART, Store
 from tests import faulty_store
 from tests.faulty_store import Answer, Proxy, cut, once, refusal
-from tests.registries import begin_upload
+from tests.registries import Service, begin_upload
 
 CANARY = "canary-Secret-7c1e"
-
-
-class Service(Protocol):
-    def environment(self) -> Mapping[str, str]: ...
 
 
 @pytest.fixture
@@ -46,11 +41,6 @@ def environ(s3: Service) -> dict[str, str]:
     found = dict(s3.environment())
     endpoint = found.pop("AWS_ENDPOINT_URL_S3")
     return found | {"AWS_ENDPOINT_URL": endpoint, "AWS_MAX_ATTEMPTS": "3"}
-
-
-@pytest.fixture(scope="module")
-def root(s3: Service, bucket: str) -> Store:
-    return Store.open(f"s3://{bucket}", s3.environment())
 
 
 @pytest.fixture

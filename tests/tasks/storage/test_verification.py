@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
@@ -17,19 +16,10 @@ from tasks.storage.store import SMALL, Store
 from tasks.storage.verification import Inspection, verify
 from tests import faulty_store
 from tests.faulty_store import cut, refusal
-from tests.registries import NOW, alone, publish
+from tests.registries import NOW, Service, alone, publish
 
 V1, V2 = "models/m/versions/v1.json", "models/m/versions/v2.json"
 CHAMPION = "models/m/aliases/champion.json"
-
-
-class Service(Protocol):
-    def environment(self) -> Mapping[str, str]: ...
-
-
-@pytest.fixture(scope="module")
-def root(s3: Service, bucket: str) -> Store:
-    return Store.open(f"s3://{bucket}", s3.environment())
 
 
 @pytest.fixture

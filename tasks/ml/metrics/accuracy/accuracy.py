@@ -4,18 +4,13 @@ Labels are compared as tasks/data/classes.py normalises them: case, surrounding 
 `exact_match`, which wants the same characters.
 """
 
-import datasets
-import evaluate
-
 from tasks.data import classes
+from tasks.ml.metrics.row_metric import RowMetric
 
 
-class Accuracy(evaluate.Metric):
-    def _info(self):
-        features = datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")})
-        return evaluate.MetricInfo(description=__doc__, citation="", features=features)
+class Accuracy(RowMetric):
+    NAME = "accuracy"
 
-    def _compute(self, predictions, references):
+    def values(self, predictions, references):
         pairs = zip(predictions, references, strict=True)
-        values = [float(classes.label(ours) == classes.label(wanted)) for ours, wanted in pairs]
-        return {"accuracy": sum(values) / len(values), "values": values}
+        return [float(classes.label(ours) == classes.label(wanted)) for ours, wanted in pairs]

@@ -5,17 +5,12 @@ would need a corpus; so values compare only between answers to the same rows by 
 the equations.
 """
 
-import datasets
-import evaluate
-
 from tasks.ml import bertscore
+from tasks.ml.metrics.row_metric import RowMetric
 
 
-class BertScore(evaluate.Metric):
-    def _info(self):
-        features = datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")})
-        return evaluate.MetricInfo(description=__doc__, citation="", features=features)
+class BertScore(RowMetric):
+    NAME = "bertscore"
 
-    def _compute(self, predictions, references, encoder, layer=None):
-        values = bertscore.f1(predictions, references, encoder=encoder, layer=layer)
-        return {"bertscore": sum(values) / len(values), "values": values}
+    def values(self, predictions, references, encoder, layer=None):
+        return bertscore.f1(predictions, references, encoder=encoder, layer=layer)

@@ -5,18 +5,15 @@ smoothed (Chen and Cherry 2014, method 3). Not corpus BLEU: that is one figure f
 two models could not be compared row by row. Tokenised as mteval-v13a does, case counts.
 """
 
-import datasets
-import evaluate
 from sacrebleu.metrics import BLEU
 
+from tasks.ml.metrics.row_metric import RowMetric
 
-class Bleu(evaluate.Metric):
-    def _info(self):
-        features = datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")})
-        return evaluate.MetricInfo(description=__doc__, citation="", features=features)
 
-    def _compute(self, predictions, references):
+class Bleu(RowMetric):
+    NAME = "bleu"
+
+    def values(self, predictions, references):
         scorer = BLEU(effective_order=True)
         pairs = zip(predictions, references, strict=True)
-        values = [scorer.sentence_score(ours, [wanted]).score / 100 for ours, wanted in pairs]
-        return {"bleu": sum(values) / len(values), "values": values}
+        return [scorer.sentence_score(ours, [wanted]).score / 100 for ours, wanted in pairs]

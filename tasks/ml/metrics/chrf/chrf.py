@@ -1,17 +1,14 @@
 """chrF: character n-gram F-score (Popovic 2015), by sacrebleu, from 0 to 1; the mean of the rows' scores."""
 
-import datasets
-import evaluate
 from sacrebleu.metrics import CHRF
 
+from tasks.ml.metrics.row_metric import RowMetric
 
-class ChrF(evaluate.Metric):
-    def _info(self):
-        features = datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")})
-        return evaluate.MetricInfo(description=__doc__, citation="", features=features)
 
-    def _compute(self, predictions, references):
+class ChrF(RowMetric):
+    NAME = "chrf"
+
+    def values(self, predictions, references):
         scorer = CHRF()
         pairs = zip(predictions, references, strict=True)
-        values = [scorer.sentence_score(ours, [wanted]).score / 100 for ours, wanted in pairs]
-        return {"chrf": sum(values) / len(values), "values": values}
+        return [scorer.sentence_score(ours, [wanted]).score / 100 for ours, wanted in pairs]

@@ -4,17 +4,12 @@ Order is free, a call made twice is two. 1 where neither calls anything, 0 where
 calls don't count. tasks/data/tool_calls.py says how calls are written.
 """
 
-import datasets
-import evaluate
-
 from tasks.data import tool_calls
+from tasks.ml.metrics.row_metric import RowMetric
 
 
-class FunctionCall(evaluate.Metric):
-    def _info(self):
-        features = datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")})
-        return evaluate.MetricInfo(description=__doc__, citation="", features=features)
+class FunctionCall(RowMetric):
+    NAME = "function_call"
 
-    def _compute(self, predictions, references):
-        values = [tool_calls.f1(ours, wanted) for ours, wanted in zip(predictions, references, strict=True)]
-        return {"function_call": sum(values) / len(values), "values": values}
+    def values(self, predictions, references):
+        return [tool_calls.f1(ours, wanted) for ours, wanted in zip(predictions, references, strict=True)]

@@ -4,18 +4,13 @@ Fields that the reference lacks cost nothing; a list is one value. A row whose r
 has no fields: no value, and the mean leaves it out. tasks/data/json_answers.py says what is equal.
 """
 
-import datasets
-import evaluate
-
 from tasks.data import json_answers
+from tasks.ml.metrics.row_metric import RowMetric
 
 
-class JsonFields(evaluate.Metric):
-    def _info(self):
-        features = datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")})
-        return evaluate.MetricInfo(description=__doc__, citation="", features=features)
+class JsonFields(RowMetric):
+    NAME = "json_fields"
 
-    def _compute(self, predictions, references):
+    def values(self, predictions, references):
         pairs = zip(predictions, references, strict=True)
-        values = [json_answers.fields(ours, wanted) for ours, wanted in pairs]
-        return {"json_fields": json_answers.mean(values), "values": values}
+        return [json_answers.fields(ours, wanted) for ours, wanted in pairs]

@@ -4,18 +4,13 @@ JSON within a fence or a sentence is none: what reads the answer would refuse it
 ask for it: no value, and the mean leaves it out.
 """
 
-import datasets
-import evaluate
-
 from tasks.data import json_answers
+from tasks.ml.metrics.row_metric import RowMetric
 
 
-class JsonValid(evaluate.Metric):
-    def _info(self):
-        features = datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")})
-        return evaluate.MetricInfo(description=__doc__, citation="", features=features)
+class JsonValid(RowMetric):
+    NAME = "json_valid"
 
-    def _compute(self, predictions, references):
+    def values(self, predictions, references):
         pairs = zip(predictions, references, strict=True)
-        values = [json_answers.valid(ours, wanted) for ours, wanted in pairs]
-        return {"json_valid": json_answers.mean(values), "values": values}
+        return [json_answers.valid(ours, wanted) for ours, wanted in pairs]

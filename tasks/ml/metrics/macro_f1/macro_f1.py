@@ -4,17 +4,12 @@ The values are pseudo-values: their mean is macro-F1 and their spread its spread
 macro-F1. One alone says little and may lie outside 0 and 1. tasks/data/classes.py derives them.
 """
 
-import datasets
-import evaluate
-
 from tasks.data import classes
+from tasks.ml.metrics.row_metric import RowMetric
 
 
-class MacroF1(evaluate.Metric):
-    def _info(self):
-        features = datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")})
-        return evaluate.MetricInfo(description=__doc__, citation="", features=features)
+class MacroF1(RowMetric):
+    NAME = "macro_f1"
 
-    def _compute(self, predictions, references):
-        values = classes.macro_f1(predictions, references)
-        return {"macro_f1": sum(values) / len(values), "values": values}
+    def values(self, predictions, references):
+        return classes.macro_f1(predictions, references)

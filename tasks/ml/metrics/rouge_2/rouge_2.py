@@ -2,18 +2,15 @@
 
 An answer or a reference of one word holds no pair: its value is 0, also where both are equal."""
 
-import datasets
-import evaluate
 from rouge_score import rouge_scorer
 
+from tasks.ml.metrics.row_metric import RowMetric
 
-class Rouge2(evaluate.Metric):
-    def _info(self):
-        features = datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")})
-        return evaluate.MetricInfo(description=__doc__, citation="", features=features)
 
-    def _compute(self, predictions, references):
+class Rouge2(RowMetric):
+    NAME = "rouge_2"
+
+    def values(self, predictions, references):
         scorer = rouge_scorer.RougeScorer(["rouge2"])
         pairs = zip(predictions, references, strict=True)
-        values = [scorer.score(wanted, ours)["rouge2"].fmeasure for ours, wanted in pairs]
-        return {"rouge_2": sum(values) / len(values), "values": values}
+        return [scorer.score(wanted, ours)["rouge2"].fmeasure for ours, wanted in pairs]

@@ -1,17 +1,14 @@
 """ROUGE-L: F-measure of the longest common subsequence of words (Lin 2004), by Google's rouge-score, without stemming."""
 
-import datasets
-import evaluate
 from rouge_score import rouge_scorer
 
+from tasks.ml.metrics.row_metric import RowMetric
 
-class RougeL(evaluate.Metric):
-    def _info(self):
-        features = datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")})
-        return evaluate.MetricInfo(description=__doc__, citation="", features=features)
 
-    def _compute(self, predictions, references):
+class RougeL(RowMetric):
+    NAME = "rouge_l"
+
+    def values(self, predictions, references):
         scorer = rouge_scorer.RougeScorer(["rougeL"])
         pairs = zip(predictions, references, strict=True)
-        values = [scorer.score(wanted, ours)["rougeL"].fmeasure for ours, wanted in pairs]
-        return {"rouge_l": sum(values) / len(values), "values": values}
+        return [scorer.score(wanted, ours)["rougeL"].fmeasure for ours, wanted in pairs]

@@ -6,8 +6,7 @@ Unlike SQuAD's script, articles and punctuation count: an answer may be JSON.
 import re
 from collections import Counter
 
-import datasets
-import evaluate
+from tasks.ml.metrics.row_metric import RowMetric
 
 TOKEN = re.compile(r"\w+|[^\w\s]")
 
@@ -20,11 +19,8 @@ def f1(prediction, reference):
     return 2 * (ours & wanted).total() / (ours.total() + wanted.total())
 
 
-class TokenF1(evaluate.Metric):
-    def _info(self):
-        features = datasets.Features({"predictions": datasets.Value("string"), "references": datasets.Value("string")})
-        return evaluate.MetricInfo(description=__doc__, citation="", features=features)
+class TokenF1(RowMetric):
+    NAME = "token_f1"
 
-    def _compute(self, predictions, references):
-        values = [f1(ours, wanted) for ours, wanted in zip(predictions, references, strict=True)]
-        return {"token_f1": sum(values) / len(values), "values": values}
+    def values(self, predictions, references):
+        return [f1(ours, wanted) for ours, wanted in zip(predictions, references, strict=True)]
