@@ -29,7 +29,7 @@ def write(given: Lesson, count: int, folder: Path) -> None:
             ids = np.array([token for row in rows for token in row.ids], np.int32)
             loss = np.array([label != IGNORED for row in rows for label in row.labels])
             names = [f"{number}.{place}" for place in range(len(rows))]
-            packs.add(names, [len(row.ids) for row in rows], ids, loss)
+            packs.add(names, [""] * len(rows), [len(row.ids) for row in rows], ids, loss)
 
 
 def train(asked: Asked) -> Answer:

@@ -17,7 +17,7 @@ def label(text: str) -> str:
     Law: `label(label(t)) == label(t)`.
     """
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join(folded.strip(_AROUND).split())
+    return " ".join(folded.split()).strip(_AROUND)
 
 
 def macro_f1(answers: Sequence[str], references: Sequence[str]) -> list[float]:

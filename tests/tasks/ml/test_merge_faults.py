@@ -255,7 +255,7 @@ def test_pefts_other_kinds_are_merged_without_the_model_in_memory(tmp_path: Path
     whole = sum(file.stat().st_size for file in base.glob("*.safetensors"))
     limited = (
         "from tasks.ml.updates import by_peft, experts; from transformers import Qwen3MoeForCausalLM, LlamaForCausalLM\n"
-        f"limit = {LIMIT} + int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        f"limit = {2 * LIMIT} + int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
         f"assert {3 * LIMIT} < {whole}\n"
         "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))"
     )
