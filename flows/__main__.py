@@ -103,11 +103,14 @@ def _models(command: argparse.ArgumentParser) -> None:
     pull.add_argument("reference", help=one)
     pull.add_argument("--part", default="merged", help="merged, adapter, report, a format, or all (default: merged)")
     pull.add_argument("--to", type=Path, required=True, help="a new or empty folder")
-    promote = actions.add_parser("promote", help="make an alias name a version")
+    judge = actions.add_parser("judge", help="a version's verdicts, made again from the scores; exit code 1 if refused")
+    judge.add_argument("reference", help=one)
+    promote = actions.add_parser("promote", help="make an alias name a version that the gate let pass")
     promote.add_argument("reference", help=one)
     promote.add_argument("--alias", default="champion", help="(default: champion)")
     promote.add_argument("--why", required=True, help="for the audit log")
     promote.add_argument("--expect", metavar="vM", help="refuse if the alias names another version now; none: if any")
+    promote.add_argument("--unjudged", action="store_true", help="without a verdict; the log shows that it lacks one")
     rollback = actions.add_parser("rollback", help="take an alias back to the version that it named before")
     rollback.add_argument("name")
     rollback.add_argument("--alias", default="champion", help="(default: champion)")
@@ -140,7 +143,7 @@ def _models(command: argparse.ArgumentParser) -> None:
     export = actions.add_parser("export", help="write a version as one tar file, checking every digest")
     export.add_argument("reference", help=one)
     export.add_argument("file", type=Path)
-    for action in (listing, show, pull, promote, rollback, log, verify, pin, gc, diff, materialize, export):
+    for action in (listing, show, pull, judge, promote, rollback, log, verify, pin, gc, diff, materialize, export):
         _json(action)
 
 

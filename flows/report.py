@@ -18,7 +18,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 
 from tasks.core import layout
-from tasks.core.verdict import Verdict
+from tasks.core.verdict import Ruling, Verdict
 from tasks.data import verdicts
 from tasks.data.report import charts, rulings
 from tasks.data.report.comparison import read_comparison
@@ -80,8 +80,8 @@ def loss_chart(train: list[Point], valid: list[Point], event: Mapping[str, Any])
     return f"### Step {event['done']} of {event['total']}\n\n{figures}\n\n![Loss over optimizer steps]({image})\n"
 
 
-def show_results(workspace: Path, published: Published, uri: str) -> None:
-    """Comparison, samples and model card of a finished run as artifacts."""
+def show_results(workspace: Path, published: Published, uri: str, gate: Sequence[Ruling]) -> None:
+    """Comparison, verdicts, samples and model card of a finished run as artifacts."""
     folder = workspace / layout.RUN_REPORT
     comparison = read_comparison(folder)
     create_markdown_artifact(
@@ -89,6 +89,8 @@ def show_results(workspace: Path, published: Published, uri: str) -> None:
     )
     if given := verdicts.read(workspace / layout.VERDICTS):
         create_table_artifact(_verdicts(given), key="verdicts", description="Formats against their budget")
+    if gate:
+        create_table_artifact(rulings.rows(gate), key="gate", description="The gate: against the base and the champion")
     create_table_artifact(_samples(folder), key="samples", description="Answers on test rows")
     for key, place, what in (
         ("model-card", folder, "Model card"),
@@ -107,12 +109,7 @@ def show_results(workspace: Path, published: Published, uri: str) -> None:
 def _verdicts(given: Sequence[Verdict]) -> list[dict[str, Any]]:
     """One row a rule; a format without any is a row of its own."""
     return [
-        {
-            "format": verdict.format, "rule": ruling.rule, "measured": rulings.figure(ruling.measured),
-            "needed": f"{ruling.direction} {rulings.figure(ruling.needed)}", "passed": "yes" if ruling.passed else "no",
-        }
-        for verdict in given
-        for ruling in verdict.rulings
+        {"format": verdict.format, **row} for verdict in given for row in rulings.rows(verdict.rulings)
     ] + [
         {"format": verdict.format, "rule": "none", "measured": "", "needed": "", "passed": "yes" if verdict.passed else "no"}
         for verdict in given

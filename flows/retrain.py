@@ -1,4 +1,4 @@
-"""One run of the line: snapshot, every stage that has changed, a version in the registry, a report in the UI.
+"""One run of the line: snapshot, every stage that has changed, a version in the registry, its verdict, a report in the UI.
 
 The Prefect tasks are built from dvc.yaml's own graph: a stage added there is a task here.
 """
@@ -23,12 +23,13 @@ from prefect.states import Cancelled, Completed, Failed
 from pydantic import ValidationError
 
 from flows import continuing, policy, preflight, report
-from flows.supervise import Run, supervise
+from flows.supervise import Event, Run, supervise
 from flows.workspace import Workspace, bring_back, workspace
 from tasks import publish
 from tasks.core import events, layout, params
 from tasks.core.errors import TransientError, TunelineError
 from tasks.core.params import Params
+from tasks.core.verdict import Ruling
 from tasks.storage.registry import Published, Registry
 from tasks.storage.versions import Change, Stage
 
@@ -59,26 +60,37 @@ def _line(run: Workspace, chosen: Params) -> State[Any]:
     seconds: dict[str, float] = {}
     futures = _stages(run, seconds)
     published = _publish(run, chosen, seconds, futures)
+    promoted = policy.as_task(_promote, "promote").submit(run, published)
+    doors = (published, promoted)
     try:
-        wait([*futures.values(), published])
+        wait([*futures.values(), *doors])
     except BaseException:  # Ctrl-C, a cancel: the stage under way ends, with a checkpoint, before its workspace goes
         run.stop.set()
-        wait([*futures.values(), published])
+        wait([*futures.values(), *doors])
         raise
-    for future in (*futures.values(), published):
+    for future in (*futures.values(), *doors):
         if future.state.is_failed() or future.state.is_crashed():
             return Failed(message=future.state.message)
     result: Published = published.result()
+    promotion: Event = promoted.result()
     _keep_report(run)
     if not bring_back(run):
         get_run_logger().info("the checkout keeps its files: they changed meanwhile, or the run had params of its own")
-    uri = Registry.open(os.environ).uri(result.version)
-    report.show_results(run.root, result, uri)
+    registry = Registry.open(os.environ)
+    uri = registry.uri(result.version)
+    rulings = _rulings(registry, result, promotion)
+    report.show_results(run.root, result, uri, rulings)
+    registered = f"{result.version.reference} {'registered' if result.created else 'was registered already'}: {uri}"
     return Completed(
-        message=f"{result.version.reference} {'registered' if result.created else 'was registered already'}: {uri}",
+        name="Refused" if promotion["what"] == "refused" else "Completed",
+        message=f"{registered}; {promotion['words']}",
         data={
             "version": result.version.reference, "uri": uri, "created": result.created, "ran": sorted(seconds),
             "seconds": seconds, "report": str(_report_folder(run)),
+            "promotion": {
+                "what": promotion["what"], "words": promotion["words"], "verdict": promotion["verdict"],
+                "rulings": [ruling.model_dump() for ruling in rulings],
+            },
         },
     )  # fmt: skip
 
@@ -94,7 +106,6 @@ def _stages(run: Workspace, seconds: dict[str, float]) -> dict[str, PrefectFutur
 
 def _stage(run: Workspace, stage: Stage, seconds: dict[str, float]) -> State[Any]:
     """One stage: nothing to do, linked from the cache, or run by a supervised child."""
-    logger = get_run_logger()
     if run.stop.is_set():
         return Cancelled(name="NotRun", message="an earlier stage failed, or the run was stopped")
     try:
@@ -108,19 +119,9 @@ def _stage(run: Workspace, stage: Stage, seconds: dict[str, float]) -> State[Any
         return Completed(
             name="Cached", message="nothing has changed" if change is Change.NONE else "restored from the cache"
         )
-    started, progress, relay = time.monotonic(), report.Progress(stage.name), _Relay(logger)
-
-    def listen(event: Mapping[str, Any]) -> None:
-        relay(event)
-        if event["kind"] == "progress":
-            try:
-                progress.show(event)
-            except HTTPError as error:  # the UI misses a picture; the training must not end for it
-                logger.warning("the Prefect server did not take the progress: %s", error)
-
-    folder = run.checkout / layout.HOME / "logs" / run.root.name / stage.name
+    started = time.monotonic()
     try:
-        supervise(Run(stage.name, run.root, folder), listen, run.stop)
+        _supervised(run, stage.name)
     except TransientError:
         raise
     except TunelineError as error:
@@ -128,6 +129,28 @@ def _stage(run: Workspace, stage: Stage, seconds: dict[str, float]) -> State[Any
         return Failed(message=f"{stage.name}: {error}")
     seconds[stage.name] = round(time.monotonic() - started, 3)
     return Completed(message=f"ran in {seconds[stage.name]:.0f} s")
+
+
+def _supervised(run: Workspace, name: str, *door: str) -> Event:
+    """Run a stage or a door in a child, its events to the log and the UI; the result that it told last."""
+    logger = get_run_logger()
+    progress, relay = report.Progress(name), _Relay(logger)
+    result: Event = {}
+
+    def listen(event: Event) -> None:
+        nonlocal result
+        relay(event)
+        if event["kind"] == "result":
+            result = event
+        if event["kind"] == "progress":
+            try:
+                progress.show(event)
+            except HTTPError as error:  # the UI misses a picture; the training must not end for it
+                logger.warning("the Prefect server did not take the progress: %s", error)
+
+    folder = run.checkout / layout.HOME / "logs" / run.root.name / name
+    supervise(Run(name, run.root, folder, door), listen, run.stop)
+    return result
 
 
 class _Relay:
@@ -138,7 +161,7 @@ class _Relay:
     def __init__(self, logger: Any) -> None:
         self._logger, self._last = logger, 0.0
 
-    def __call__(self, event: Mapping[str, Any]) -> None:
+    def __call__(self, event: Event) -> None:
         if event["kind"] == "progress":
             if event["done"] >= event["total"] or time.monotonic() - self._last >= self.EVERY_SECONDS:
                 self._last = time.monotonic()
@@ -158,6 +181,25 @@ def _publish(run: Workspace, chosen: Params, seconds: dict[str, float], futures:
             return Failed(message=f"publish: {error}")
 
     return policy.as_task(publish_version, "publish").submit(wait_for=list(futures.values()))
+
+
+def _promote(run: Workspace, published: Published) -> Event | State[Any]:
+    """Judge what was published; a champion that has to be evaluated again needs a model's memory, hence a child."""
+    words = ("tasks.promote", "--version", published.version.reference, "--workspace", ".")
+    try:
+        return _supervised(run, "promote", *words)
+    except TransientError:
+        raise
+    except TunelineError as error:
+        return Failed(message=f"promote: {published.version.reference} is registered, but was not judged: {error}")
+
+
+def _rulings(registry: Registry, published: Published, promotion: Event) -> tuple[Ruling, ...]:
+    """The verdict's, as the registry keeps it; none for the champion itself."""
+    if promotion["verdict"] is None:
+        return ()
+    version = published.version
+    return registry.judgements.read(version.name, version.number, promotion["verdict"]).rulings
 
 
 def _keep_report(run: Workspace) -> None:

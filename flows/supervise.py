@@ -1,7 +1,7 @@
-"""One stage as a process group of its own: its events come in, and nothing of it outlives its parent.
+"""One stage, or one door, as a process group of its own: its events come in, and nothing of it outlives its parent.
 
-The child (`python -m flows.supervise STAGE`) leads a new session, runs the stage through DVC and
-watches its parent. The parent tails the stage's events and, whatever ends it, ends the group:
+The child (`python -m flows.supervise PARENT STAGE`) leads a new session, runs the stage through DVC, or the door's own
+module, and watches its parent. The parent tails the stage's events and, whatever ends it, ends the group:
 SIGTERM, time for a checkpoint, SIGKILL. Neither side imports Prefect.
 """
 
@@ -31,11 +31,12 @@ Event = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """Where one stage's run leaves its events and its output."""
+    """Where one stage's run leaves its events and its output. `door`: for what is no DVC stage, the words after `python -m`."""
 
     stage: str
     workspace: Path
     folder: Path
+    door: tuple[str, ...] = ()
 
 
 def supervise(run: Run, listen: Callable[[Event], None], stop: threading.Event) -> None:
@@ -64,7 +65,7 @@ def _group(run: Run, output: Any) -> Generator[subprocess.Popen[bytes]]:
         "TUNELINE_RUN_DIR": str(run.folder.absolute()),
     }
     child = subprocess.Popen(
-        [sys.executable, "-m", "flows.supervise", run.stage, str(os.getpid())],
+        [sys.executable, "-m", "flows.supervise", str(os.getpid()), run.stage, *run.door],
         cwd=run.workspace, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     try:
@@ -120,12 +121,14 @@ def _last_words(run: Run, code: int) -> str:
 
 
 def main() -> int:
-    """The child's side: run one stage through DVC, and die with the parent."""
-    stage, parent = sys.argv[1], int(sys.argv[2])
+    """The child's side: run one stage through DVC or a door by itself, and die with the parent."""
+    parent, stage, *door = int(sys.argv[1]), *sys.argv[2:]
     signal.signal(
         signal.SIGTERM, lambda *_: None
-    )  # the step has its own handler; DVC must outlive it to say how it ended
+    )  # the step has its own handler; this must outlive it to say how it ended
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    if door:
+        return _shown(subprocess.run([sys.executable, "-m", *door], check=False).returncode)
     from tasks.storage.versions import Pipeline
 
     try:
@@ -140,9 +143,12 @@ def _exit_code(message: str) -> int:
     """The step's own code where DVC tells it (`failed to run: ..., exited with 137`), else 1."""
     _, marker, code = message.rpartition("exited with ")
     number = code.strip(" .'\"")
-    if not (marker and number.lstrip("-").isdigit()):
-        return 1
-    return 128 - int(number) if int(number) < 0 else int(number)
+    return _shown(int(number)) if marker and number.lstrip("-").isdigit() else 1
+
+
+def _shown(code: int) -> int:
+    """As a shell shows it: 128 and the signal that ended it."""
+    return 128 - code if code < 0 else code
 
 
 def _watch(parent: int) -> None:

@@ -36,15 +36,21 @@ TRIES = 5
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a version; `stands`: it is the champion already."""
+    """What became of a version. `stands`: it is the champion already; `withdrawn`: somebody rolled back from it."""
 
     version: Version
-    what: Literal["promoted", "refused", "stands"]
-    judgement: Judgement | None
+    what: Literal["promoted", "refused", "stands", "withdrawn"]
+    judgement: Judgement | None = None
+    withdrawal: LogEntry | None = None
 
     @property
     def words(self) -> str:
         name = self.version.reference
+        if back := self.withdrawal:
+            return (
+                f"{name} is not promoted: {back.who} rolled {self.version.name}@{back.alias} back from it ({back.why}); "
+                f"to have it again: tuneline models promote {name} --alias {back.alias} --why ..."
+            )
         if self.judgement is None:
             return f"{name} is the champion already"
         before = f" in place of v{self.judgement.champion}" if self.judgement.champion else ""
@@ -57,7 +63,7 @@ def promote(params: PromoteParams, *, version: str, workspace: Path) -> Outcome:
     """Judge `version`, which was published from this workspace, by the rules of the params; promote it, or record why not.
 
     The champion is evaluated anew on this workspace's test rows, once for each champion, rows and code. Law: an alias is
-    moved only by a verdict against the version that it names at that moment.
+    moved only by a verdict against the version that it names at that moment, and never to one that a person took it from.
     """
     with checkout.connected(os.environ) as environ:
         into = Registry.open(environ)
@@ -76,7 +82,9 @@ def promote_from(rules: PromoteParams, version: Version, workspace: Path, into: 
     for _ in range(TRIES):
         standing = into.aliases.read(version.name, rules.alias)
         if standing and standing.version == version.number:
-            return Outcome(version, "stands", None)
+            return Outcome(version, "stands")
+        if withdrawal := into.audit(version.name).withdrawal(rules.alias, version.number):
+            return Outcome(version, "withdrawn", withdrawal=withdrawal)
         champion = into.read(version.name, standing.version) if standing else None
         theirs = _champion(champion, rules.target, mine.manifest, workspace, into) if champion else None
         case = Case(facts=facts, candidate=mine.scores, base=base.scores, champion=theirs)

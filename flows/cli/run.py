@@ -14,6 +14,8 @@ from flows.services import USUAL_PORT, services
 from tasks.core import layout, params
 from tasks.core.errors import StageFailed
 from tasks.core.params import Params
+from tasks.core.verdict import Ruling
+from tasks.data.report import rulings
 from tasks.data.report.comparison import read_comparison
 from tasks.data.report.tables import as_text
 
@@ -69,8 +71,13 @@ def _tell(outcome: dict[str, Any]) -> None:
     print()
     print(as_text(read_comparison(report)))
     print()
+    promotion = outcome["promotion"]
+    if promotion["rulings"]:
+        print(rulings.as_text([Ruling.model_validate(ruling) for ruling in promotion["rulings"]]))
+        print()
     version, made = outcome["version"], "registered" if outcome["created"] else "was registered already"
     print(f"{version} {made}: {outcome['uri']}")
+    print(promotion["words"])
     print(f"{len(outcome['ran'])} stages ran, in {outcome['seconds_in_all']} s altogether")
     print(f"report: {report / 'index.html'}")
     print(f"Prefect UI, while `tuneline up` runs: {outcome['ui']}")

@@ -71,6 +71,14 @@ class Audit:
         found = [(int(match[1]), key) for key in self.store.keys(self._folder) if (match := _moves(alias).search(key))]
         return self._read(max(found)[1]) if found else None
 
+    def withdrawal(self, alias: str, version: int) -> LogEntry | None:
+        """The rollback that took the alias from the version, unless it came back to it later."""
+        moves = [entry for entry in self.entries() if entry.alias == alias]
+        about = [
+            move for move in moves if move.version == version or (move.action, move.previous) == ("rollback", version)
+        ]
+        return about[-1] if about and about[-1].version != version else None
+
     def _read(self, key: str) -> LogEntry:
         return parse(LogEntry, self.store.whole(key), self.store.at(key))
 

@@ -9,11 +9,12 @@ import re
 from dataclasses import dataclass
 
 from tasks.core import digest
-from tasks.core.errors import ConflictError, DataError, IntegrityError
+from tasks.core.errors import ConflictError, DataError, IntegrityError, ModelError
 from tasks.core.sections import Name, PromoteParams
 from tasks.core.verdict import Ruling
 from tasks.data import gate
 from tasks.data.gate import Case
+from tasks.data.report import rulings
 from tasks.storage import blobs
 from tasks.storage.model_version import Line, Number, Stored, Version, parse
 from tasks.storage.store import SMALL, Store
@@ -47,6 +48,11 @@ class Judgement(Stored):
     @property
     def broken(self) -> tuple[Ruling, ...]:
         return tuple(ruling for ruling in self.rulings if not ruling.passed)
+
+    @property
+    def opponents(self) -> str:
+        """What it was compared with, in words."""
+        return f"the base and v{self.champion}" if self.champion else "the base"
 
     @property
     def digest(self) -> str:
@@ -83,6 +89,22 @@ class Judgements:
         names = sorted(key.removeprefix(folder) for key in self.store.keys(f"{folder}v{version.number}-"))
         found = [match for name in names if (match := _FILE.fullmatch(name))]
         return blobs.each(lambda match: self.read(version.name, int(match[1]), match[2]), found)
+
+    def allowing(self, version: Version, standing: int | None) -> Judgement:
+        """A judgement that lets it take the place of version `standing`, or of none.
+
+        ModelError: it was never compared with that one, or was refused.
+        """
+        compared = [judgement for judgement in self.of(version) if judgement.champion == standing or standing is None]
+        if passing := next((judgement for judgement in compared if judgement.passed), None):
+            return passing
+        place = f"v{standing}, which stands there now" if standing else "any"
+        said = (
+            f"was refused: {'; '.join(map(rulings.explained, compared[-1].broken))}" if compared
+            else f"was never judged against {place}: in the folder it was published from, python -m tasks.promote "
+            f"--version {version.reference} --workspace . does"
+        )  # fmt: skip
+        raise ModelError(f"{version.reference} {said}; --unjudged promotes it all the same, and the log says so")
 
     def read(self, name: str, number: int, wanted: str) -> Judgement:
         key = self._key(name, number, wanted)

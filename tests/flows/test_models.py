@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from tasks.storage import blobs
+from tasks.storage.judgements import Judgement
 from tasks.storage.registry import Registry
 from tasks.storage.store import Store
+from tests.gate_cases import BASE, WIDE, case, scores
 from tests.project import Project
 from tests.registries import publish
 
@@ -38,12 +40,13 @@ def say(project: Project, *words: str, code: int = 0, **more: str) -> str:
 
 
 def test_the_life_of_a_champion(project: Project, tmp_path: Path) -> None:
-    first = ask(project, "promote", "desk@v1", "--why", "the first", "--expect", "none")
+    by_hand = ("promote", "--unjudged", "--why")
+    first = ask(project, *by_hand, "the first", "desk@v1", "--expect", "none")
     assert (first["moved"], first["version"], first["generation"]) == (True, 1, 1)
     assert "desk@champion names v3 now, v1 before (move 2)" in say(
-        project, "promote", "desk", "--why", "0.3 > 0.1", "--expect", "v1"
+        project, *by_hand, "0.3 > 0.1", "desk", "--expect", "v1"
     )
-    refused = say(project, "promote", "desk@v2", "--why", "late", "--expect", "v1", code=8)
+    refused = say(project, *by_hand, "late", "desk@v2", "--expect", "v1", code=8)
     assert "desk@champion no longer names v1, now at v3 (move 2" in refused
     assert "names v3 already (move 2" in say(project, "promote", "desk@v3", "--why", "again")
 
@@ -60,6 +63,44 @@ def test_the_life_of_a_champion(project: Project, tmp_path: Path) -> None:
     assert moves == [(1, "promote", "the first"), (2, "promote", "0.3 > 0.1"), (3, "rollback", "complaints")]
     lines = say(project, "log", "desk").splitlines()
     assert len(lines) == 6 and "rollback  v1     champion #3 from v3  complaints" in lines[-1]
+
+
+def test_nothing_is_promoted_unjudged(project: Project) -> None:
+    """By hand as by the line: a verdict against what stands there, or a word in the log that there is none."""
+    registry = Registry.open(project.environment)
+    one, two, three = registry.versions("desk")
+    never = say(project, "promote", "desk@v1", "--alias", "gated", "--why", "x", code=4)
+    assert "desk@v1 was never judged against any" in never and "--unjudged" in never
+    assert "desk@v1 was never judged: in the folder" in say(project, "judge", "desk@v1", code=4)
+
+    good, better = scores(seed=2, right=0.6, worth=0.6), scores(seed=3, right=0.9, worth=0.8, loss=0.6)
+    first = registry.judgements.record(Judgement.of(one, None, case(good), WIDE))
+    assert ask(project, "promote", "desk@v1", "--alias", "gated", "--why", "first")["verdict"] == first
+    (verdict,) = ask(project, "judge", "desk@v1")
+    assert verdict["passed"] and verdict["again"] and verdict["verdict"] == first and verdict["rulings"]
+
+    registry.judgements.record(Judgement.of(two, None, case(better), WIDE))
+    other = say(project, "promote", "desk@v2", "--alias", "gated", "--why", "x", code=4)
+    assert "desk@v2 was never judged against v1, which stands there now" in other, "its verdict was against none"
+    second = registry.judgements.record(Judgement.of(two, 1, case(better, good), WIDE))
+    late = say(project, "promote", "desk@v2", "--alias", "gated", "--why", "x", "--expect", "v3", code=8)
+    assert "no longer names v3" in late
+    assert ask(project, "promote", "desk@v2", "--alias", "gated", "--why", "better")["verdict"] == second
+
+    registry.judgements.record(Judgement.of(three, 2, case(good, better), WIDE))
+    refused = say(project, "promote", "desk@v3", "--alias", "gated", "--why", "x", code=4)
+    assert "desk@v3 was refused: " in refused and "against champion" in refused
+    shown = project("tuneline", "models", "judge", "desk@v3", code=1).stdout
+    assert shown.startswith("desk@v3 against the base and v2: refused by ") and "  no\n" in shown
+
+
+def test_a_verdict_that_this_code_would_not_make_is_told(project: Project) -> None:
+    registry = Registry.open(project.environment)
+    honest = Judgement.of(registry.read("desk", 3), None, case(BASE), WIDE)
+    forged = honest.model_copy(update={"rulings": tuple(r for r in honest.rulings if r.passed)})
+    registry.judgements.record(forged)
+    done = project("tuneline", "models", "judge", "desk@v3", code=5)
+    assert f"rules otherwise on the same scores than the one that judged (verdict {forged.digest[:16]})" in done.stderr
 
 
 def test_damage_is_told(project: Project) -> None:
@@ -138,8 +179,8 @@ def test_a_version_leaves_as_a_folder_on_s3_and_as_a_file(project: Project, tmp_
     [
         (["promote", "desk@v9", "--why", "x"], 2, "desk has no version v9; it has v1 to v3"),
         (["promote", "nobody", "--why", "x"], 2, "there is no model 'nobody'"),
-        (["promote", "desk@v1", "--alias", "latest", "--why", "x"], 2, "is no alias"),
-        (["promote", "desk@v2", "--why", " "], 2, "why"),
+        (["promote", "--unjudged", "desk@v1", "--alias", "latest", "--why", "x"], 2, "is no alias"),
+        (["promote", "--unjudged", "desk@v2", "--why", " "], 2, "why"),
         (["promote", "desk@v1", "--why", "x", "--expect", "3"], 2, "write v3, or none"),
         (["rollback", "desk", "--alias", "staging", "--why", "x"], 2, "desk@staging names no version"),
         (["rollback", "nobody", "--why", "x"], 2, "there is no model 'nobody'"),

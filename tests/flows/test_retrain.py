@@ -34,6 +34,8 @@ def test_a_run_registers_once_and_a_hand_made_repro_has_nothing_to_do(ran: Ran, 
     project, first = ran.project, ran.outcome
     assert {row["stage"] for row in ran.plan if row["does"] == "runs"} == STAGES
     assert first["created"] and set(first["ran"]) == STAGES
+    judged = first["promotion"]
+    assert judged["what"] in ("promoted", "refused") and judged["verdict"] and judged["rulings"]
     assert (project.folder / "dvc.lock").exists()
 
     by_hand = project("dvc", "repro")
@@ -82,13 +84,20 @@ def test_the_ui_has_the_run_s_artifacts_and_cached_states(ran: Ran) -> None:
             )
         }
         newest = client.read_task_runs(flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": [runs[0].id]}}))
-    assert {"training-loss", "progress-train", "comparison", "samples", "model-card", "data-card", "version"} <= set(
-        keys
-    )
+    assert {
+        "training-loss",
+        "progress-train",
+        "comparison",
+        "samples",
+        "model-card",
+        "data-card",
+        "version",
+        "gate",
+    } <= set(keys)
     assert "data:image/svg+xml;base64," in str(keys["training-loss"])
     assert "nf4" in str(keys["comparison"]) and before["version"] in str(keys["version"])
     states = {run.name: run.state_name for run in newest}
-    assert states == {**dict.fromkeys(STAGES, "Cached"), "publish": "Completed"}
+    assert states == {**dict.fromkeys(STAGES, "Cached"), "publish": "Completed", "promote": "Completed"}
 
 
 def test_after_a_hand_made_repro_the_flow_has_nothing_to_run(project: Project) -> None:

@@ -136,6 +136,19 @@ def test_an_alias_that_never_stands_still_is_given_up(
         judged(lines, "more", RULES.model_copy(update={"alias": "gamma"}))
 
 
+def test_what_a_person_took_down_is_not_put_back(lines: dict[str, tuple[Line, str]], registry: Registry) -> None:
+    """A later run that makes the same version again finds it withdrawn; by hand it may return, and stands then."""
+    rules = RULES.model_copy(update={"alias": "night"})
+    assert [judged(lines, name, rules).what for name in ("little", "more")] == ["promoted", "promoted"]
+    registry.aliases.rollback("gate", "night", who="ada", why="complaints", now=datetime.now(UTC))
+    outcome = judged(lines, "more", rules)
+    assert outcome.what == "withdrawn" and "ada rolled gate@night back from it (complaints)" in outcome.words
+    assert judged(lines, "little", rules).what == "stands"
+    version = registry.find(lines["more"][1])
+    registry.aliases.promote(version, "night", who="ada", why="mended", now=datetime.now(UTC))
+    assert judged(lines, "more", rules).what == "stands"
+
+
 def test_another_workspaces_version_is_refused(lines: dict[str, tuple[Line, str]], registry: Registry) -> None:
     line, _ = lines["little"]
     with pytest.raises(IntegrityError, match="was not made of .*merged"):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 
-from flows.cli.models import keeping, looking, moving, taking
+from flows.cli.models import judging, keeping, looking, moving, taking
 from flows.services import services
 from tasks.core import events
 from tasks.storage.registry import Registry
 
 ACTIONS = {
     "list": looking.listing, "show": looking.show, "log": looking.log, "pull": taking.pull,
-    "promote": moving.promote, "rollback": moving.rollback,
+    "judge": judging.judge, "promote": moving.promote, "rollback": moving.rollback,
     "verify": keeping.verify, "pin": keeping.pin, "gc": keeping.gc, "diff": looking.diff,
     "materialize": taking.materialize, "export": taking.export,
 }  # fmt: skip

@@ -14,10 +14,17 @@ from tasks.storage.registry import Registry
 
 
 def promote(arguments: argparse.Namespace, registry: Registry) -> int:
+    """By a verdict against what the alias names now, unless `--unjudged`."""
     version = registry.find(arguments.reference)
+    expect, verdict = _expected(arguments.expect), None
+    if not arguments.unjudged:
+        standing = registry.aliases.read(version.name, arguments.alias)
+        number = standing.version if standing else aliases.NOWHERE
+        if expect in (None, number) and number != version.number:
+            expect, verdict = number, registry.judgements.allowing(version, number or None).digest
     move = registry.aliases.promote(
         version, arguments.alias, who=checkout.user(), why=arguments.why, now=datetime.now(UTC),
-        expect=_expected(arguments.expect),
+        expect=expect, verdict=verdict,
     )  # fmt: skip
     return _told(move, arguments)
 
