@@ -20,6 +20,9 @@ when a command needs them and stop with it. To use others, set:
   PREFECT_API_URL     the address of a Prefect server
   TUNELINE_LANDING    where new rows land: a folder or s3://BUCKET/PREFIX
   TUNELINE_THREADS    processor threads (default: all)
+
+  TUNELINE_SIGNING_KEY   file of the private key that signs what is published (TUNELINE_SIGNING_PASSPHRASE opens it)
+  TUNELINE_TRUSTED_KEYS  file or folder of public keys: what no key of these signed is not pulled
 """
 
 
@@ -46,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", help="serve the Prefect UI, the store and the deployments until Ctrl-C")
     up.add_argument("--port", type=int, default=None, help="of the Prefect UI (default: a free one)")
 
-    _models(commands.add_parser("models", help="the registry: look, promote, go back, pull, check, clear up"))
+    _models(commands.add_parser("models", help="the registry: look, promote, go back, pull, check, sign, clear up"))
 
     analyze = commands.add_parser("analyze", help="what a version's training did to its base; what two versions share")
     analyze.add_argument("reference", help="NAME or NAME@vN")
@@ -143,7 +146,16 @@ def _models(command: argparse.ArgumentParser) -> None:
     export = actions.add_parser("export", help="write a version as one tar file, checking every digest")
     export.add_argument("reference", help=one)
     export.add_argument("file", type=Path)
-    for action in (listing, show, pull, judge, promote, rollback, log, verify, pin, gc, diff, materialize, export):
+    keygen = actions.add_parser("keygen", help="make a pair of keys for signatures")
+    keygen.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="gets private.pem and public.pem")
+    sign = actions.add_parser("sign", help="sign a version with the key of TUNELINE_SIGNING_KEY")
+    sign.add_argument("reference", help=one)
+    signature = actions.add_parser("signature", help="write a version's signature as model_signing reads it")
+    signature.add_argument("reference", help=one)
+    signature.add_argument("--part", default="merged", help="what was pulled (default: merged)")
+    signature.add_argument("--to", type=Path, required=True, metavar="FILE", help="a new file")
+    looking, moving = (listing, show, log, verify, diff), (judge, promote, rollback, pin, gc)
+    for action in (*looking, *moving, pull, materialize, export, keygen, sign, signature):
         _json(action)
 
 

@@ -10,7 +10,7 @@ from tasks.core import layout
 from tasks.core.errors import ResourceError
 from tasks.core.params import Params
 from tasks.ml import asked, export, loggers, methods, metrics
-from tasks.storage import bases
+from tasks.storage import bases, keys
 
 FREE_BYTES = 3 << 30
 """A run of the default base leaves about 1.3 GB of outputs and as much again in checkpoints and temporary files."""
@@ -20,6 +20,7 @@ def check(params: Params) -> None:
     """ParamsError, ModelError or ResourceError: the first thing that would stop the run later."""
     methods.find(params.train)
     loggers.check(os.environ)
+    keys.signer(os.environ)
     metrics.check(params.evaluate)
     asked.read(params.evaluate, layout.SUITES)
     for format in params.quantize.formats:

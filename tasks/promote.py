@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from tasks.core import digest, events, layout, manifest
-from tasks.core.errors import ConflictError, IntegrityError, ModelError, StageFailed
+from tasks.core.errors import ConflictError, IntegrityError, ModelError, ParamsError, StageFailed
 from tasks.core.manifest import Manifest
 from tasks.core.scores import Scores
 from tasks.core.sections import PromoteParams
@@ -24,7 +24,7 @@ from tasks.data.gate import Case, Facts
 from tasks.data.report import datacard, rulings
 from tasks.data.report import evaluations as evaluated
 from tasks.data.report.evaluations import Evaluation
-from tasks.storage import aliases, checkout
+from tasks.storage import aliases, checkout, keys
 from tasks.storage.audit import LogEntry
 from tasks.storage.judgements import Judgement
 from tasks.storage.model_version import Version
@@ -78,7 +78,7 @@ def promote_from(rules: PromoteParams, version: Version, workspace: Path, into: 
     """As `promote`, in a registry that is open. ConflictError: the alias moved during every comparison."""
     _check_made_here(version, rules.target, workspace)
     mine, base = _evaluations(workspace, rules.target)
-    facts = _facts(workspace)
+    facts = _facts(workspace, _signed(version, into) if rules.signed else None)
     for _ in range(TRIES):
         standing = into.aliases.read(version.name, rules.alias)
         if standing and standing.version == version.number:
@@ -146,13 +146,26 @@ def _evaluations(workspace: Path, target: str) -> tuple[Evaluation, Evaluation]:
     return found[target], found["base"]
 
 
-def _facts(workspace: Path) -> Facts:
+def _signed(version: Version, into: Registry) -> bool:
+    """By a trusted key. ParamsError: nobody said which are."""
+    if into.trusted is None:
+        raise ParamsError(f"promote.signed: true asks for a signature of a trusted key: set {keys.TRUSTED}")
+    try:
+        into.signatures.require(version)
+    except IntegrityError as error:
+        events.note(str(error))
+        return False
+    return True
+
+
+def _facts(workspace: Path, signed: bool | None) -> Facts:
     """contaminated: what the rule found and did not drop."""
     leaks = [rule for rule in datacard.read(workspace / layout.DATA_REPORT).quality if rule.rule == "contamination"]
     return Facts(
         train_rows=manifest.read(workspace / layout.CHAT).facts["rows"]["train"],
         contaminated=sum(rule.found - rule.dropped for rule in leaks) if leaks else None,
         formats=tuple(each.format for each in verdicts.read(workspace / layout.VERDICTS) if each.passed),
+        signed=signed,
     )
 
 

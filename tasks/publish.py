@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -22,9 +22,12 @@ from tasks.core.step import main
 from tasks.core.verdict import Verdict
 from tasks.data import verdicts
 from tasks.data.report import rulings
-from tasks.storage import checkout, revision
+from tasks.storage import blobs, checkout, keys, revision
+from tasks.storage.keys import PrivateKey
 from tasks.storage.registry import Published, Registry
 from tasks.storage.revision import Snapshot
+
+Value = TypeVar("Value")
 
 LOCK_FILE = Path("infra/requirements.lock")
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "tokenizers", "dvc", "prefect")
@@ -45,14 +48,19 @@ def publish(params: PublishParams, *, workspace: Path) -> Published:
 def publish_from(
     params: PublishParams, workspace: Path, snapshot: Snapshot, seconds: Mapping[str, float], into: Registry
 ) -> Published:
-    """As `publish`, for a run that knows its commit and what each stage it ran cost in seconds."""
+    """As `publish`, for a run that knows its commit and what each stage it ran cost in seconds.
+
+    The version is signed where `TUNELINE_SIGNING_KEY` names a key, also one that was registered before. ParamsError: a
+    key that can't be used, before anything is registered.
+    """
+    signer = keys.signer(os.environ)
     models = _models(workspace)
     report = workspace / layout.RUN_REPORT
     files = {f"report/{name}": report / name for name in manifest.verify(report).files}
     for part, folder in models.items():
         files |= {f"{part}/{name}": folder / name for name in (*manifest.read(folder).files, manifest.NAME)}
     into.store.ensure_bucket()
-    return into.publish(
+    published = into.publish(
         params.name,
         files,
         _identity(models),
@@ -60,6 +68,26 @@ def publish_from(
         datetime.now(UTC),
         checkout.user(),
     )
+    if signer:
+        _sign(published, files, signer, into)
+    return published
+
+
+def _sign(published: Published, files: Mapping[str, Path], key: PrivateKey, into: Registry) -> None:
+    """IntegrityError: what was registered before as the same work holds other models than those here."""
+    version = published.version
+    if not published.created and _models_in(version.files) != blobs.measure(_models_in(files)):
+        raise IntegrityError(
+            f"{version.reference} says that it is the same work and holds other files than those here, so that it is not "
+            f"signed: tuneline models verify {version.reference} tells more, or publish under another name"
+        )
+    if into.signatures.sign(version, key, who=checkout.user(), now=datetime.now(UTC)):
+        events.note(f"{version.reference} is signed with the key {key.public.id}")
+
+
+def _models_in(files: Mapping[str, Value]) -> dict[str, Value]:
+    """All but the report, which may have been written anew."""
+    return {path: value for path, value in files.items() if not path.startswith("report/")}
 
 
 def _models(workspace: Path) -> dict[str, Path]:

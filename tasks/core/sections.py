@@ -346,6 +346,7 @@ class PromoteParams(Section):
     ] = {}
     formats: Annotated[tuple[Name, ...], Field(description="that have to be within their budget")] = ()
     rows: Rows = Rows()
+    signed: Annotated[bool, Field(description="by a key of TUNELINE_TRUSTED_KEYS, or it is not promoted")] = False
 
 
 class PublishParams(Section):

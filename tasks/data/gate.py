@@ -26,13 +26,14 @@ BASE, CHAMPION = "base", "champion"
 
 class Facts(BaseModel):
     """What else is known of the version. contaminated: training rows left that hold test rows; None: nobody looked.
-    formats: those within their budget."""
+    formats: those within their budget. signed: by a trusted key; None: nobody looked."""
 
     model_config = ConfigDict(frozen=True)
 
     train_rows: int
     contaminated: int | None
     formats: tuple[str, ...]
+    signed: bool | None = None
 
 
 class Case(BaseModel):
@@ -65,6 +66,9 @@ def _minimums(case: Case, rules: PromoteParams) -> Iterator[Ruling]:
     yield Ruling(rule="training rows", measured=case.facts.train_rows, direction="at least", needed=rules.rows.train)
     yield Ruling(rule="test rows", measured=len(case.candidate.ids), direction="at least", needed=rules.rows.test)
     yield Ruling(rule="contaminated rows", measured=case.facts.contaminated, direction="at most", needed=0)
+    if rules.signed:
+        signed = None if case.facts.signed is None else float(case.facts.signed)
+        yield Ruling(rule="signed by a trusted key", measured=signed, direction="at least", needed=1)
     for format in rules.formats:
         passed = float(format in case.facts.formats)
         yield Ruling(rule=f"{format} within its budget", measured=passed, direction="at least", needed=1)

@@ -2,7 +2,8 @@
 
 Mark: every blob of every version that stands or is about to (leases). Sweep: the manifests of retired versions, each
 after its line in the audit log, then the blobs that nothing names. Killed anywhere, a collection leaves whole versions
-and unnamed blobs, which the next one removes.
+and unnamed blobs, which the next one removes. Verdicts and signatures of retired versions stay, as the log does: they are
+small, and say what was; numbers are never given out again, so they pass for no other version.
 
 Why a publication at the same time is safe, also one that reuses an old unnamed blob, is said and argued in `leases`:
 it writes a lease with its digests before it looks which blobs are there, and waits for a collector that was first. So

@@ -4,6 +4,8 @@
     blobs/sha256/<aa>/<digest>             immutable bytes, each once
     models/<name>/versions/v<N>.json       immutable manifest, written last: the moment of registering
     models/<name>/aliases/<alias>.json     which version an alias names: the moment of promotion
+    models/<name>/verdicts/v<N>-<digest>.json     what the gate said of a version
+    models/<name>/signatures/v<N>-<key id>.json   what a key signed of a version
     models/<name>/pins/v<N>.json           a version that garbage collection keeps
     models/<name>/log/<time>-<id>.json     append-only audit
     leases/<id>.json, gc.json              who is about to name blobs, and who is removing some
@@ -33,13 +35,15 @@ from tasks.core.errors import (
     from_os_error,
 )
 from tasks.core.manifest import FileEntry
-from tasks.storage import blobs, conditions, destination, leases, manifests
+from tasks.storage import blobs, conditions, destination, keys, leases, manifests
 from tasks.storage.aliases import Aliases
 from tasks.storage.audit import Audit, LogEntry
 from tasks.storage.judgements import Judgements
+from tasks.storage.keys import PublicKey
 from tasks.storage.manifests import Manifests
 from tasks.storage.model_version import Version, check_name, draft, parse_reference
 from tasks.storage.pins import Pins
+from tasks.storage.signatures import Signatures
 from tasks.storage.store import SMALL, Store
 
 DEFAULT_REGISTRY = "s3://tuneline/registry"
@@ -65,17 +69,18 @@ class Published:
 
 @dataclass(frozen=True)
 class Registry:
-    """The model versions in a store.
+    """The model versions in a store. `trusted`: the keys of which one has to have signed what is pulled; None: no matter.
 
     Every method may raise the store's errors, and IntegrityError where what the store holds is damaged.
     """
 
     store: Store
+    trusted: tuple[PublicKey, ...] | None = None
 
     @classmethod
     def open(cls, environ: Mapping[str, str]) -> Registry:
-        """The registry that `TUNELINE_REGISTRY` names."""
-        return cls(Store.open(environ.get("TUNELINE_REGISTRY", DEFAULT_REGISTRY), environ))
+        """The registry that `TUNELINE_REGISTRY` names, with the keys of `TUNELINE_TRUSTED_KEYS`. ParamsError: no such keys."""
+        return cls(Store.open(environ.get("TUNELINE_REGISTRY", DEFAULT_REGISTRY), environ), keys.trusted(environ))
 
     def uri(self, version: Version) -> str:
         return self.store.at(manifests.key(version.name, version.number))
@@ -95,6 +100,10 @@ class Registry:
     @property
     def judgements(self) -> Judgements:
         return Judgements(self.store)
+
+    @property
+    def signatures(self) -> Signatures:
+        return Signatures(self.store, self.trusted)
 
     def audit(self, name: str) -> Audit:
         return Audit(self.store, name)
@@ -187,9 +196,11 @@ class Registry:
 
         Laws: `dest` becomes the whole selection, every byte checked, or stays as it was; pulling again where
         the same files lie already fetches nothing. ParamsError for an unknown part or a destination that is
-        taken, IntegrityError for a blob that is missing or altered, ResourceError for a full disk.
+        taken, IntegrityError for a blob that is missing or altered or a version that no trusted key signed,
+        ResourceError for a full disk.
         """
         files = version.select(part)
+        self.signatures.require(version)
         dest = Path(os.path.abspath(dest))  # noqa: PTH100  resolve() would follow the link that is refused here
         try:
             if not destination.holds(dest, files):

@@ -1,4 +1,4 @@
-"""Whether a registry is whole: every manifest, every blob read and hashed, what aliases and pins name, every log line."""
+"""Whether a registry is whole: every manifest, signature and log line, every blob read and hashed, what aliases and pins name."""
 
 from __future__ import annotations
 
@@ -58,6 +58,8 @@ class _Inspector:
     def versions(self, name: str, numbers: Iterable[int]) -> list[Version]:
         said = self._published(name)
         found = [self.attempt([f"{name}@v{n}"], lambda n=n: self._manifest(name, n, said.get(n))) for n in numbers]
+        for version in filter(None, found):
+            self._signatures(version)
         return [version for version in found if version]
 
     def model(self, name: str) -> list[Version]:
@@ -73,6 +75,12 @@ class _Inspector:
             self.attempt([f"{name}@v{number}"], lambda number=number: self.registry.pins.read(name, number))
         self.attempt([name], Audit(self.store, name).entries)
         return self.versions(name, numbers)
+
+    def _signatures(self, version: Version) -> None:
+        """Each that does not fit is a fault; so is the lack of a trusted one, where there are trusted keys."""
+        problems = [signature.problem for signature in self.registry.signatures.of(version)]
+        self.faults += [Fault((version.reference,), problem) for problem in problems if problem]
+        self.attempt([version.reference], lambda: self.registry.signatures.require(version))
 
     def _manifest(self, name: str, number: int, said: str | None) -> Version:
         version, place = Manifests(self.store).read(name, number), manifests.key(name, number)
@@ -111,7 +119,7 @@ class _Inspector:
 def verify(registry: Registry, name: str | None = None, number: int | None = None) -> Inspection:
     """Look at the whole registry, one model, or one version. ParamsError: there is no such model or version.
 
-    Law: without faults, every version that was looked at can be pulled.
+    Law: without faults, every version that was looked at can be pulled, by those who trust the same keys.
     """
     inspector = _Inspector(registry)
     if name and number:

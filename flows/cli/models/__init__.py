@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from flows.cli.models import judging, keeping, looking, moving, taking
+from flows.cli.models import judging, keeping, looking, moving, signing, taking
 from flows.services import services
 from tasks.core import events
 from tasks.storage.registry import Registry
@@ -15,11 +15,14 @@ ACTIONS = {
     "judge": judging.judge, "promote": moving.promote, "rollback": moving.rollback,
     "verify": keeping.verify, "pin": keeping.pin, "gc": keeping.gc, "diff": looking.diff,
     "materialize": taking.materialize, "export": taking.export,
+    "sign": signing.sign, "signature": signing.signature,
 }  # fmt: skip
 
 
 def main(arguments: argparse.Namespace) -> int:
     events.send_to(events.Terminal())
+    if arguments.action == "keygen":
+        return signing.keygen(arguments)
     with services(store=True):
         registry = Registry.open(os.environ)
         if "TUNELINE_REGISTRY" not in os.environ:

@@ -13,6 +13,7 @@ from tasks.storage import comparison
 from tasks.storage.audit import LogEntry
 from tasks.storage.model_version import Version
 from tasks.storage.registry import Registry
+from tasks.storage.signatures import Signature
 
 
 def listing(arguments: argparse.Namespace, registry: Registry) -> int:
@@ -55,12 +56,16 @@ def show(arguments: argparse.Namespace, registry: Registry) -> int:
     version = registry.find(arguments.reference)
     kept = keeping(registry, version.name)
     if arguments.json:
-        print(json.dumps({**_brief(registry, version, kept), "version": version.model_dump(mode="json")}, indent=1))
+        signed = [asdict(signature) for signature in registry.signatures.of(version)]
+        told = {**_brief(registry, version, kept), "signatures": signed, "version": version.model_dump(mode="json")}
+        print(json.dumps(told, indent=1))
         return 0
     record: dict[str, Any] = version.record
     print(f"{version.reference}  {registry.uri(version)}")
     if version.reference in kept:
         print(f"is        {kept[version.reference]}")
+    for signature in registry.signatures.of(version):
+        print(f"signed    {signature.key_id}{_standing(signature)}")
     print(f"created   {version.created.isoformat(timespec='seconds')}")
     print(f"data      {record['data']['digest'][:16]}  {record['data']['rows']} rows")
     print(f"base      {record['base']['digest'][:16]}  {record['base']['ref']}")
@@ -81,6 +86,12 @@ def show(arguments: argparse.Namespace, registry: Registry) -> int:
     for part in sorted(known.keys() - set(version.parts)):  # not made, or refused
         print(f"  {part:12} {'-':>8}     {known[part]}")
     return 0
+
+
+def _standing(signature: Signature) -> str:
+    if signature.problem:
+        return f", which counts for nothing: {signature.problem}"
+    return "" if signature.trusted is None else ", a trusted key" if signature.trusted else ", no trusted key"
 
 
 def log(arguments: argparse.Namespace, registry: Registry) -> int:

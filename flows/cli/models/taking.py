@@ -8,6 +8,7 @@ import os
 
 from flows.cli.models.looking import notes
 from tasks.storage import bundle, materialization
+from tasks.storage.model_version import Version
 from tasks.storage.registry import Registry
 from tasks.storage.store import Store
 
@@ -25,7 +26,7 @@ def pull(arguments: argparse.Namespace, registry: Registry) -> int:
 
 
 def materialize(arguments: argparse.Namespace, registry: Registry) -> int:
-    version, target = registry.find(arguments.reference), Store.open(arguments.target, os.environ)
+    version, target = _leaving(arguments, registry), Store.open(arguments.target, os.environ)
     done = materialization.materialize(registry.store, version, _part(arguments), target)
     if arguments.json:
         told = {"version": version.reference, "target": target.url, "copied": done.copied, "found": done.found}
@@ -38,13 +39,20 @@ def materialize(arguments: argparse.Namespace, registry: Registry) -> int:
 
 
 def export(arguments: argparse.Namespace, registry: Registry) -> int:
-    version = registry.find(arguments.reference)
+    version = _leaving(arguments, registry)
     size = bundle.export(registry.store, version, arguments.file)
     if arguments.json:
         print(json.dumps({"version": version.reference, "file": str(arguments.file), "bytes": size}, indent=1))
     else:
         print(f"{version.reference}: {len(version.files)} files in {arguments.file}, every digest checked")
     return 0
+
+
+def _leaving(arguments: argparse.Namespace, registry: Registry) -> Version:
+    """IntegrityError: no trusted key signed it, and some are asked for; a pull sees to that itself."""
+    version = registry.find(arguments.reference)
+    registry.signatures.require(version)
+    return version
 
 
 def _part(arguments: argparse.Namespace) -> str | None:
