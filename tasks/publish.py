@@ -76,13 +76,15 @@ def publish_from(
 def _sign(published: Published, files: Mapping[str, Path], key: PrivateKey, into: Registry) -> None:
     """IntegrityError: what was registered before as the same work holds other models than those here."""
     version = published.version
+    if any(each.key_id == key.public.id and not each.problem for each in into.signatures.of(version)):
+        return
     if not published.created and _models_in(version.files) != blobs.measure(_models_in(files)):
         raise IntegrityError(
             f"{version.reference} says that it is the same work and holds other files than those here, so that it is not "
             f"signed: tuneline models verify {version.reference} tells more, or publish under another name"
         )
-    if into.signatures.sign(version, key, who=checkout.user(), now=datetime.now(UTC)):
-        events.note(f"{version.reference} is signed with the key {key.public.id}")
+    into.signatures.sign(version, key, who=checkout.user(), now=datetime.now(UTC))
+    events.note(f"{version.reference} is signed with the key {key.public.id}")
 
 
 def _models_in(files: Mapping[str, Value]) -> dict[str, Value]:

@@ -51,7 +51,8 @@ class Version(Stored):
     """Version `number` of the model `name`, immutable once it is registered.
 
     `identity` names the work that made it: publishing the same identity again is the same version.
-    `files` maps a plain relative path to its bytes; `record` is the lineage, any JSON.
+    `files` maps a plain relative path to its bytes; `record` is the lineage, any JSON. Signatures cover `to_bytes`, so a
+    field that is added here must leave the bytes of older versions as they are.
     """
 
     name: Name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ import pytest
 
 from tasks import promote
 from tasks.core import params
-from tasks.core.errors import ConflictError, IntegrityError, ModelError
+from tasks.core.errors import ConflictError, IntegrityError, ModelError, ParamsError
 from tasks.core.sections import PromoteParams
 from tasks.promote import Outcome, promote_from
 from tasks.storage.embedded import S3
+from tasks.storage.judgements import Judgement
+from tasks.storage.model_version import parse
 from tasks.storage.registry import Registry
 from tests import tiny
 from tests.line import Line, registry_environment
+from tests.signers import signer
 
 RULES = PromoteParams.model_validate({"margin": 1.0, "rows": {"test": 5}})
 
@@ -147,6 +151,35 @@ def test_what_a_person_took_down_is_not_put_back(lines: dict[str, tuple[Line, st
     version = registry.find(lines["more"][1])
     registry.aliases.promote(version, "night", who="ada", why="mended", now=datetime.now(UTC))
     assert judged(lines, "more", rules).what == "stands"
+
+
+def test_a_version_that_no_trusted_key_signed_is_refused_where_the_rules_ask(
+    lines: dict[str, tuple[Line, str]], registry: Registry, tmp_path: Path
+) -> None:
+    line, reference = lines["more"]
+    rules, version = RULES.model_copy(update={"alias": "sealed", "signed": True}), registry.find(reference)
+    with pytest.raises(ParamsError, match="promote.signed: true .* set TUNELINE_TRUSTED_KEYS"):
+        judged(lines, "more", rules)
+    key, stranger = signer(tmp_path / "key"), signer(tmp_path / "stranger")
+    strict = replace(registry, trusted=(key.public,))
+    registry.signatures.sign(version, stranger, who="eve", now=datetime.now(UTC))
+    refused = promote_from(rules, version, line.root, strict)
+    assert refused.what == "refused" and refused.judgement
+    assert [ruling.rule for ruling in refused.judgement.broken] == ["signed by a trusted key"]
+
+    registry.signatures.sign(version, key, who="ada", now=datetime.now(UTC))
+    promoted = promote_from(rules, version, line.root, strict)
+    assert promoted.what == "promoted" and promoted.judgement and promoted.judgement.again()
+    assert judged(lines, "more", RULES.model_copy(update={"alias": "unasked"})).what == "promoted"
+
+
+def test_a_verdict_of_before_there_were_signatures_can_be_read(
+    lines: dict[str, tuple[Line, str]], registry: Registry
+) -> None:
+    for found in registry.judgements.of(registry.find(lines["little"][1])):
+        value = json.loads(found.to_bytes())
+        del value["case"]["facts"]["signed"], value["rules"]["signed"]
+        assert parse(Judgement, json.dumps(value).encode(), "old").again() == found.rulings
 
 
 def test_another_workspaces_version_is_refused(lines: dict[str, tuple[Line, str]], registry: Registry) -> None:

@@ -102,11 +102,20 @@ def test_what_is_forgotten_refuses_where_a_suite_is_named() -> None:
         (FACTS, {"rows": {"test": ROWS + 1}}, "test rows"),
         (FACTS, {"formats": ["nf4", "gguf-q4_k_m"]}, "gguf-q4_k_m within its budget"),
         (FACTS, {"floors": {"exact_match": 0.99}}, "exact_match"),
+        (FACTS, {"signed": True}, "signed by a trusted key"),
+        (FACTS.model_copy(update={"signed": False}), {"signed": True}, "signed by a trusted key"),
     ],
 )
 def test_each_minimum_refuses_alone(facts: Facts, rules: dict[str, Any], wanted: str) -> None:
     good = scores(seed=2, right=0.7, worth=0.7)
     assert broken(case(good, facts=facts), PromoteParams.model_validate({"margin": 0.3, **rules})) == [wanted]
+
+
+@pytest.mark.parametrize(("signed", "asked"), [(True, True), (True, False), (False, False), (None, False)])
+def test_a_signature_counts_where_the_rules_ask_for_one(signed: bool | None, asked: bool) -> None:
+    found = case(scores(seed=2, right=0.7, worth=0.7), facts=FACTS.model_copy(update={"signed": signed}))
+    rulings = gate.judge(found, WIDE.model_copy(update={"signed": asked}))
+    assert passed(rulings) and any("signed" in ruling.rule for ruling in rulings) == asked
 
 
 def test_only_the_named_metrics_count_as_better() -> None:

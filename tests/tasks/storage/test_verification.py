@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tasks.storage.verification import Inspection, verify
 from tests import faulty_store
 from tests.faulty_store import cut, refusal
 from tests.registries import NOW, Service, alone, publish
+from tests.signers import signer
 
 V1, V2 = "models/m/versions/v1.json", "models/m/versions/v2.json"
 CHAMPION = "models/m/aliases/champion.json"
@@ -92,6 +94,38 @@ def test_damage_is_named(registry: Registry, damage: Callable[[Registry], None],
     found = [fault for fault in verify(registry).faults if ", ".join(fault.suffer) == suffer]
     assert re.search(words, "\n".join(fault.problem for fault in found))
     assert all(fault.problem.count("s3://") or "names v1" in fault.problem for fault in found)
+
+
+def test_signatures_are_looked_at(registry: Registry, tmp_path: Path) -> None:
+    mine, other = signer(tmp_path / "mine"), signer(tmp_path / "other")
+    for number, key in ((1, mine), (2, other)):
+        registry.signatures.sign(registry.read("m", number), key, who="ada", now=NOW)
+    assert not verify(registry).faults
+    strict = replace(registry, trusted=(mine.public,))
+    assert not verify(strict, "m", 1).faults
+    assert [(fault.suffer, "no valid signature" in fault.problem) for fault in verify(strict).faults] == [
+        (("m@v2",), True), (("other@v1",), True),
+    ]  # fmt: skip
+
+    place = f"models/m/signatures/v1-{mine.public.id}.json"
+    flipped(registry.store, place)
+    (altered,) = verify(registry).faults
+    assert altered.suffer == ("m@v1",) and registry.store.at(place) in altered.problem
+    registry.store.put(place, registry.store.whole(f"models/m/signatures/v2-{other.public.id}.json"))
+    (taken,) = verify(registry, "m", 1).faults
+    assert "is no signature of m@v1 as it is" in taken.problem
+    assert len(verify(strict, "m", 1).faults) == 2
+
+
+def test_a_manifest_that_was_altered_after_it_was_signed_is_a_fault(registry: Registry, tmp_path: Path) -> None:
+    registry.signatures.sign(registry.read("m", 1), signer(tmp_path), who="ada", now=NOW)
+    registry.store.put(V1, registry.store.whole(V1).replace(b'"exact_match": 0.1', b'"exact_match": 0.9'))
+    problems = [fault.problem for fault in verify(registry, "m", 1).faults]
+    assert any("is not what was published" in problem for problem in problems)
+    for key in list(registry.store.keys("models/m/log/")):  # who can alter one object can remove another
+        registry.store.delete(key)
+    (told,) = verify(registry, "m", 1).faults
+    assert "is no signature of m@v1 as it is" in told.problem
 
 
 def test_every_fault_is_named_at_once(registry: Registry) -> None:
