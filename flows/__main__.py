@@ -51,6 +51,14 @@ def parser() -> argparse.ArgumentParser:
 
     _models(commands.add_parser("models", help="the registry: look, promote, go back, pull, check, sign, clear up"))
 
+    again = commands.add_parser("reproduce", help="make a version again from its manifest; exit code 5 if it differs")
+    again.add_argument("reference", help="NAME, NAME@vN or NAME@ALIAS")
+    again.add_argument(
+        "--tolerance", type=float, default=0.0, metavar="X",
+        help="where bytes differ, how far a figure on the test rows may be off (default: 0, none)",
+    )  # fmt: skip
+    _json(again)
+
     analyze = commands.add_parser("analyze", help="what a version's training did to its base; what two versions share")
     analyze.add_argument("reference", help="NAME or NAME@vN")
     analyze.add_argument("other", nargs="?", help="a second version, to compare subspaces with")

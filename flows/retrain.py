@@ -1,39 +1,31 @@
-"""One run of the line: snapshot, every stage that has changed, a version in the registry, its verdict, a report in the UI.
-
-The Prefect tasks are built from dvc.yaml's own graph: a stage added there is a task here.
-"""
+"""One run of the line: snapshot, every stage that has changed, a version in the registry, its verdict, a report in the UI."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from httpx import HTTPError
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.context import get_run_context
-from prefect.futures import PrefectFuture, wait
+from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, Completed, Failed
+from prefect.states import Completed, Failed
 from pydantic import ValidationError
 
-from flows import continuing, policy, preflight, report
-from flows.supervise import Event, Run, supervise
+from flows import continuing, policy, preflight, report, stages
+from flows.stages import Futures
+from flows.supervise import Event
 from flows.workspace import Workspace, bring_back, workspace
 from tasks import publish
-from tasks.core import events, layout, params
+from tasks.core import layout, params
 from tasks.core.errors import TransientError, TunelineError
 from tasks.core.params import Params
 from tasks.core.verdict import Ruling
 from tasks.storage.registry import Published, Registry
-from tasks.storage.versions import Change, Stage
-
-Futures = Mapping[str, PrefectFuture[Any]]
 
 
 @flow(
@@ -58,19 +50,11 @@ def retrain(params: Params | None = None) -> State[Any]:
 
 def _line(run: Workspace, chosen: Params) -> State[Any]:
     seconds: dict[str, float] = {}
-    futures = _stages(run, seconds)
+    futures = stages.submit(run, seconds)
     published = _publish(run, chosen, seconds, futures)
     promoted = policy.as_task(_promote, "promote").submit(run, published)
-    doors = (published, promoted)
-    try:
-        wait([*futures.values(), *doors])
-    except BaseException:  # Ctrl-C, a cancel: the stage under way ends, with a checkpoint, before its workspace goes
-        run.stop.set()
-        wait([*futures.values(), *doors])
-        raise
-    for future in (*futures.values(), *doors):
-        if future.state.is_failed() or future.state.is_crashed():
-            return Failed(message=future.state.message)
+    if failed := stages.finish(run, [*futures.values(), published, promoted]):
+        return failed
     result: Published = published.result()
     promotion: Event = promoted.result()
     _keep_report(run)
@@ -95,81 +79,6 @@ def _line(run: Workspace, chosen: Params) -> State[Any]:
     )  # fmt: skip
 
 
-def _stages(run: Workspace, seconds: dict[str, float]) -> dict[str, PrefectFuture[Any]]:
-    """Submit every stage after those it needs, with the graph's own edges."""
-    futures: dict[str, PrefectFuture[Any]] = {}
-    for stage in run.pipeline.stages:
-        runner = policy.as_task(_stage, stage.name)
-        futures[stage.name] = runner.submit(run, stage, seconds, wait_for=[futures[need] for need in stage.needs])
-    return futures
-
-
-def _stage(run: Workspace, stage: Stage, seconds: dict[str, float]) -> State[Any]:
-    """One stage: nothing to do, linked from the cache, or run by a supervised child."""
-    if run.stop.is_set():
-        return Cancelled(name="NotRun", message="an earlier stage failed, or the run was stopped")
-    try:
-        change = run.pipeline.change(stage.name)
-        if change is Change.RESTORE:
-            run.pipeline.reproduce(stage.name)
-    except TunelineError as error:
-        run.stop.set()
-        return Failed(message=f"{stage.name}: {error}")
-    if change is not Change.RUN:
-        return Completed(
-            name="Cached", message="nothing has changed" if change is Change.NONE else "restored from the cache"
-        )
-    started = time.monotonic()
-    try:
-        _supervised(run, stage.name)
-    except TransientError:
-        raise
-    except TunelineError as error:
-        run.stop.set()
-        return Failed(message=f"{stage.name}: {error}")
-    seconds[stage.name] = round(time.monotonic() - started, 3)
-    return Completed(message=f"ran in {seconds[stage.name]:.0f} s")
-
-
-def _supervised(run: Workspace, name: str, *door: str) -> Event:
-    """Run a stage or a door in a child, its events to the log and the UI; the result that it told last."""
-    logger = get_run_logger()
-    progress, relay = report.Progress(name), _Relay(logger)
-    result: Event = {}
-
-    def listen(event: Event) -> None:
-        nonlocal result
-        relay(event)
-        if event["kind"] == "result":
-            result = event
-        if event["kind"] == "progress":
-            try:
-                progress.show(event)
-            except HTTPError as error:  # the UI misses a picture; the training must not end for it
-                logger.warning("the Prefect server did not take the progress: %s", error)
-
-    folder = run.checkout / layout.HOME / "logs" / run.root.name / name
-    supervise(Run(name, run.root, folder, door), listen, run.stop)
-    return result
-
-
-class _Relay:
-    """Hands a step's events to the logger: every note, and progress every few seconds."""
-
-    EVERY_SECONDS = 4.0
-
-    def __init__(self, logger: Any) -> None:
-        self._logger, self._last = logger, 0.0
-
-    def __call__(self, event: Event) -> None:
-        if event["kind"] == "progress":
-            if event["done"] >= event["total"] or time.monotonic() - self._last >= self.EVERY_SECONDS:
-                self._last = time.monotonic()
-                self._logger.info(events.describe(dict(event)))
-        elif event["kind"] in ("note", "warning"):
-            self._logger.log(30 if event["kind"] == "warning" else 20, event["text"])
-
-
 def _publish(run: Workspace, chosen: Params, seconds: dict[str, float], futures: Futures) -> PrefectFuture[Any]:
     def publish_version() -> Published | State[Any]:
         into = Registry.open(os.environ)
@@ -187,7 +96,7 @@ def _promote(run: Workspace, published: Published) -> Event | State[Any]:
     """Judge what was published; a champion that has to be evaluated again needs a model's memory, hence a child."""
     words = ("tasks.promote", "--version", published.version.reference, "--workspace", ".")
     try:
-        return _supervised(run, "promote", *words)
+        return stages.supervised(run, "promote", *words)
     except TransientError:
         raise
     except TunelineError as error:

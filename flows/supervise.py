@@ -1,6 +1,6 @@
 """One stage, or one door, as a process group of its own: its events come in, and nothing of it outlives its parent.
 
-The child (`python -m flows.supervise PARENT STAGE`) leads a new session, runs the stage through DVC, or the door's own
+The child (`python -m flows.supervise STAGE PARENT`) leads a new session, runs the stage through DVC, or the door's own
 module, and watches its parent. The parent tails the stage's events and, whatever ends it, ends the group:
 SIGTERM, time for a checkpoint, SIGKILL. Neither side imports Prefect.
 """
@@ -65,7 +65,7 @@ def _group(run: Run, output: Any) -> Generator[subprocess.Popen[bytes]]:
         "TUNELINE_RUN_DIR": str(run.folder.absolute()),
     }
     child = subprocess.Popen(
-        [sys.executable, "-m", "flows.supervise", str(os.getpid()), run.stage, *run.door],
+        [sys.executable, "-m", "flows.supervise", run.stage, str(os.getpid()), *run.door],
         cwd=run.workspace, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     try:
@@ -122,7 +122,7 @@ def _last_words(run: Run, code: int) -> str:
 
 def main() -> int:
     """The child's side: run one stage through DVC or a door by itself, and die with the parent."""
-    parent, stage, *door = int(sys.argv[1]), *sys.argv[2:]
+    stage, parent, *door = sys.argv[1], int(sys.argv[2]), *sys.argv[3:]
     signal.signal(
         signal.SIGTERM, lambda *_: None
     )  # the step has its own handler; this must outlive it to say how it ended

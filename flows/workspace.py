@@ -12,13 +12,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.core import layout, params
+import yaml
+
+from tasks.core import layout, manifest, params
+from tasks.core.errors import IntegrityError, ResourceError
 from tasks.core.params import Params
 from tasks.ml import loggers
 from tasks.storage import revision
+from tasks.storage.corpus import Corpus
+from tasks.storage.lineage import Lineage
+from tasks.storage.model_version import Version
 from tasks.storage.process import abandoned, owned
+from tasks.storage.registry import Registry
 from tasks.storage.revision import Snapshot
-from tasks.storage.versions import Pipeline, share_cache
+from tasks.storage.versions import Pipeline, Scratch, share_cache
 
 LOCK = Path("dvc.lock")
 
@@ -43,20 +50,58 @@ def workspace(checkout: Path, name: str, chosen: Params) -> Generator[Workspace]
     """Make the workspace of a run with these params, the raw data linked into it; gone when the block ends."""
     taken = revision.snapshot(checkout)
     overrides = params.difference(params.load(checkout / params.FILE), chosen)
+    with _worktree(checkout, taken.commit, name) as root:
+        share_cache(root, checkout)
+        os.environ["TUNELINE_WORK"] = str(checkout / ".work")  # checkpoints outlive the workspace
+        os.environ[loggers.VARIABLE] = loggers.anchored(os.environ, checkout)  # so do what loggers write
+        pipeline = _configured(root, overrides)
+        pipeline.checkout(layout.RAW)
+        yield Workspace(root, checkout, taken, overrides, pipeline)
+
+
+@contextmanager
+def as_made(checkout: Path, name: str, version: Version, into: Registry, corpus: Corpus) -> Generator[Workspace]:
+    """The workspace in which a version was made: its commit, changes, params and data, but nothing that was made of them:
+    neither the cache nor the checkpoints of the checkout can stand in for the work.
+
+    ResourceError: the repository lacks the commit. IntegrityError: the data are others. StorageError: they are gone.
+    """
+    made = Lineage.of(version)
+    if not revision.has(checkout, made.commit):
+        raise ResourceError(
+            f"{version.reference} was made at commit {made.commit}, which this repository lacks: git fetch it, or run the "
+            "command in the repository it was made in"
+        )
+    patch = made.patch(version, into.store)
+    with _worktree(checkout, made.commit, name) as root:
+        share_cache(root, root)
+        revision.apply(root, made.commit, patch)
+        (root / LOCK).unlink(missing_ok=True)
+        os.environ["TUNELINE_WORK"] = str(root / ".work")
+        os.environ.setdefault("TUNELINE_THREADS", str(made.environment["threads"]))
+        overrides = params.difference(params.load(root / params.FILE), made.params)
+        raw = Scratch(root, corpus.remote).restore(yaml.safe_dump(dict(made.pointer), sort_keys=False))
+        if manifest.verify(raw).digest != made.data:
+            raise IntegrityError(f"the data that {version.reference} names are not those it was made of")
+        taken = Snapshot(made.commit, made.commit, patch)
+        yield Workspace(root, checkout, taken, overrides, _configured(root, overrides))
+
+
+@contextmanager
+def _worktree(checkout: Path, commit: str, name: str) -> Generator[Path]:
+    """In a folder of its own below the checkout; what killed runs left is removed first."""
     runs = checkout / layout.HOME / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     for dead in abandoned(runs):
         revision.remove(checkout, dead)
-    with owned(runs / name), revision.worktree(checkout, taken.commit, runs / name) as root:
-        share_cache(root, checkout)
-        os.environ["TUNELINE_WORK"] = str(checkout / ".work")  # checkpoints outlive the workspace
-        os.environ[loggers.VARIABLE] = loggers.anchored(os.environ, checkout)  # so do what loggers write
-        pipeline = Pipeline(root)
-        if overrides:
-            pipeline.set_params(overrides)
-            pipeline = Pipeline(root)
-        pipeline.checkout(layout.RAW)
-        yield Workspace(root, checkout, taken, overrides, pipeline)
+    with owned(runs / name), revision.worktree(checkout, commit, runs / name) as root:
+        yield root
+
+
+def _configured(root: Path, overrides: Mapping[str, Any]) -> Pipeline:
+    if overrides:
+        Pipeline(root).set_params(overrides)
+    return Pipeline(root)
 
 
 def bring_back(run: Workspace) -> bool:

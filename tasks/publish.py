@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,15 +22,14 @@ from tasks.core.step import main
 from tasks.core.verdict import Verdict
 from tasks.data import verdicts
 from tasks.data.report import rulings
-from tasks.storage import blobs, checkout, keys, revision
+from tasks.storage import blobs, checkout, keys, lineage, revision
 from tasks.storage.keys import PrivateKey
 from tasks.storage.registry import Published, Registry
 from tasks.storage.revision import Snapshot
 
 Value = TypeVar("Value")
 
-LOCK_FILE = Path("infra/requirements.lock")
-LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "tokenizers", "dvc", "prefect")
+LARGEST_CHANGES = 8 << 20
 
 
 def publish(params: PublishParams, *, workspace: Path) -> Published:
@@ -60,17 +59,32 @@ def publish_from(
     for part, folder in models.items():
         files |= {f"{part}/{name}": folder / name for name in (*manifest.read(folder).files, manifest.NAME)}
     into.store.ensure_bucket()
-    published = into.publish(
-        params.name,
-        files,
-        _identity(models),
-        _record(workspace, snapshot, seconds),
-        datetime.now(UTC),
-        checkout.user(),
-    )
-    if signer:
-        _sign(published, files, signer, into)
+    with _changes(snapshot) as changes:
+        files |= changes
+        record = _record(workspace, snapshot, seconds)
+        published = into.publish(params.name, files, _identity(models), record, datetime.now(UTC), checkout.user())
+        if signer:
+            _sign(published, files, signer, into)
     return published
+
+
+@contextmanager
+def _changes(snapshot: Snapshot) -> Generator[dict[str, Path]]:
+    """The uncommitted changes as a file of the version, so that anybody who has the commit can make it again."""
+    if snapshot.difference is None:
+        yield {}
+        return
+    if len(snapshot.difference) > LARGEST_CHANGES:
+        events.warning(
+            f"the uncommitted changes are {len(snapshot.difference) / 1e6:.0f} MB, more than a version keeps, so that it "
+            "can't be reproduced from the registry: commit them, or ignore what is no code, then run again"
+        )
+        yield {}
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        patch = Path(folder) / "changes.patch"
+        patch.write_bytes(snapshot.difference)
+        yield {lineage.CHANGES: patch}
 
 
 def _sign(published: Published, files: Mapping[str, Path], key: PrivateKey, into: Registry) -> None:
@@ -141,19 +155,13 @@ def _record(workspace: Path, snapshot: Snapshot, seconds: Mapping[str, float]) -
         "params": chosen.model_dump(mode="json"),
         "dvc_lock": _yaml(workspace / "dvc.lock"),
         "git": {"commit": snapshot.head, "snapshot": snapshot.commit, "changes": snapshot.changes},
-        "lock_file": digest.of_file(workspace / LOCK_FILE) if (workspace / LOCK_FILE).is_file() else None,
         "seed": chosen.train.launch.seed,
         "notes": _notes(chosen, workspace),
         "metrics": yaml.safe_load((workspace / layout.RUN_REPORT / "metrics.json").read_text(encoding="utf-8")),
         "report": evaluations.digest,
         "verdicts": [verdict.model_dump(mode="json") for verdict in _verdicts(workspace)],
         "cost": {"training": trained.facts, "stages_seconds": dict(seconds)},
-        "environment": {
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "cores": len(os.sched_getaffinity(0)),
-            "libraries": {name: metadata.version(name) for name in LIBRARIES},
-        },
+        "environment": lineage.environment(workspace),
     }
 
 

@@ -7,6 +7,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,8 @@ def main(arguments: argparse.Namespace) -> int:
         return _dry_run(chosen, arguments.json)
     started = time.monotonic()
     print("starting the services ...", file=sys.stderr)
-    with services(store=True, prefect=True) as settings:
-        try:
-            outcome = _run(chosen)
-        finally:
-            _flush()
+    with services(store=True, prefect=True) as settings, flushed():
+        outcome = _run(chosen)
     outcome["ui"] = _ui(settings)
     outcome["seconds_in_all"] = round(time.monotonic() - started, 1)
     if arguments.json:
@@ -57,13 +56,17 @@ def _ui(settings: dict[str, str]) -> str:
     return settings["PREFECT_UI_URL"] if runs_on else f"http://127.0.0.1:{USUAL_PORT}"
 
 
-def _flush() -> None:
-    """Let Prefect send what it still holds before its server may stop."""
-    from prefect.events.worker import EventsWorker
-    from prefect.logging.handlers import APILogWorker
+@contextmanager
+def flushed() -> Generator[None]:
+    """At the end of the block Prefect sends what it still holds, before its server may stop."""
+    try:
+        yield
+    finally:
+        from prefect.events.worker import EventsWorker
+        from prefect.logging.handlers import APILogWorker
 
-    APILogWorker.drain_all(timeout=10)
-    EventsWorker.drain_all(timeout=10)
+        APILogWorker.drain_all(timeout=10)
+        EventsWorker.drain_all(timeout=10)
 
 
 def _tell(outcome: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.core import digest
-from tasks.core.errors import ResourceError
+from tasks.core.errors import DataError, ResourceError
 
 AUTHOR = {
     "GIT_AUTHOR_NAME": "tuneline", "GIT_AUTHOR_EMAIL": "tuneline@localhost",
@@ -21,16 +21,23 @@ AUTHOR = {
 }  # fmt: skip
 """Fixed, so that equal working trees are equal commits."""
 
+NOT_CODE = ("dvc.lock", "data/raw.dvc", "**/.env*", "**/*.pem", "**/*.key", "**/id_rsa*", "**/id_ed25519*")
+"""Left out of a snapshot's difference: what every run rewrites, what every ingest does, and files named as secrets are."""
+
 
 @dataclass(frozen=True)
 class Snapshot:
     """`commit` holds exactly the files of the working tree; `head` is the branch's commit below it.
-    `changes` is the digest of the difference between the two, None where there is none; dvc.lock, which every run
-    rewrites, and the data's pointer, which every ingest does, are no change."""
+    `difference` is the patch from `head` to `commit`, NOT_CODE aside; None where there is none."""
 
     commit: str
     head: str
-    changes: str | None
+    difference: bytes | None
+
+    @property
+    def changes(self) -> str | None:
+        """Digest of the difference."""
+        return digest.of_bytes(self.difference) if self.difference else None
 
 
 def snapshot(root: Path) -> Snapshot:
@@ -47,8 +54,31 @@ def snapshot(root: Path) -> Snapshot:
     if tree == _git(root, "rev-parse", f"{head}^{{tree}}"):
         return Snapshot(head, head, None)
     commit = _git(root, "commit-tree", tree, "-p", head, "-m", "tuneline: working tree", environment=AUTHOR)
-    difference = _git(root, "diff", "--binary", head, commit, "--", ".", ":!dvc.lock", ":!data/raw.dvc")
-    return Snapshot(commit, head, digest.of_bytes(difference.encode(errors="surrogateescape")) if difference else None)
+    left_out = [f":(exclude,glob){pattern}" for pattern in NOT_CODE]
+    difference = _output(root, "diff", "--binary", head, commit, "--", ".", *left_out)
+    return Snapshot(commit, head, difference or None)
+
+
+def apply(root: Path, commit: str, difference: bytes | None) -> None:
+    """Lay a snapshot's difference over a worktree of its `head`. DataError: it does not fit."""
+    if difference is None:
+        return
+    with tempfile.NamedTemporaryFile(suffix=".patch") as file:
+        file.write(difference)
+        file.flush()
+        try:
+            _output(root, "apply", "--binary", "--whitespace=nowarn", file.name)
+        except ResourceError as error:
+            raise DataError(f"the uncommitted changes do not fit the commit {commit[:12]}: {error}") from None
+
+
+def has(root: Path, commit: str) -> bool:
+    """Whether the repository knows the commit."""
+    try:
+        _output(root, "cat-file", "-e", f"{commit}^{{commit}}")
+    except ResourceError:
+        return False
+    return True
 
 
 def record(root: Path, file: Path, message: str, tag: str | None) -> None:
@@ -79,18 +109,17 @@ def remove(root: Path, folder: Path) -> None:
 
 
 def _git(root: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
+    return _output(root, *arguments, environment=environment).decode(errors="surrogateescape").strip()
+
+
+def _output(root: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> bytes:
+    """ResourceError: there is no git, or it refuses."""
     command = ["git", "-C", str(root), *arguments]
     try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            errors="surrogateescape",
-            check=True,
-            env={**os.environ, **(environment or {})},
-        )
+        done = subprocess.run(command, capture_output=True, check=True, env={**os.environ, **(environment or {})})
     except FileNotFoundError:
         raise ResourceError("git is not installed: a run records the commit that it ran; install git") from None
     except subprocess.CalledProcessError as error:
-        raise ResourceError(f"git {arguments[0]} in {root} failed: {error.stderr.strip()}") from None
-    return done.stdout.strip()
+        said = error.stderr.decode(errors="replace").strip()
+        raise ResourceError(f"git {arguments[0]} in {root} failed: {said}") from None
+    return done.stdout

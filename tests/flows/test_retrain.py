@@ -100,11 +100,19 @@ def test_the_ui_has_the_run_s_artifacts_and_cached_states(ran: Ran) -> None:
     assert states == {**dict.fromkeys(STAGES, "Cached"), "publish": "Completed", "promote": "Completed"}
 
 
-def test_after_a_hand_made_repro_the_flow_has_nothing_to_run(project: Project) -> None:
+def test_after_a_hand_made_repro_the_flow_has_nothing_to_run_and_all_can_be_made_again(project: Project) -> None:
+    """The version was made with a change that nobody committed, which it brings along."""
+    step = project.folder / "tasks" / "report.py"
+    step.write_text(step.read_text() + "\n# uncommitted\n")
     by_hand = project("dvc", "repro")
     assert "Running stage 'train'" in by_hand.stdout
     run = project.run()
     assert run["ran"] == [] and run["created"]
+    step.write_text(step.read_text() + "\nraise SystemExit(1)\n")
+    again = json.loads(project("tuneline", "reproduce", run["version"], "--json").stdout)
+    assert again["same"] and again["files"] > 10 and not again["differing"] and not again["metrics"]
+    assert set(again["seconds"]) == STAGES, "every stage ran anew"
+    assert not list((project.folder / ".tuneline" / "runs").iterdir())
 
 
 def test_a_killed_training_resumes_and_ends_with_the_same_bytes(project: Project, tmp_path: Path) -> None:

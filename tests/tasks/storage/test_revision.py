@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.errors import ResourceError
+from tasks.core.errors import DataError, ResourceError
 from tasks.storage import revision
 
 
@@ -45,6 +45,23 @@ def test_uncommitted_and_new_files_come_along_and_nothing_is_touched(root: Path,
     with revision.worktree(root, taken.commit, tmp_path / "tree") as tree:
         assert (tree / "a").read_text() == "two" and (tree / "new").exists() and not (tree / "ignored").exists()
     assert not (tmp_path / "tree").exists()
+
+
+def test_the_difference_makes_the_snapshot_of_its_head(root: Path, tmp_path: Path) -> None:
+    """Bytes of any kind, and nothing of what is named as a secret is."""
+    (root / "a").write_bytes(b"two\r\n  \n")
+    (root / "new").write_bytes(bytes(range(256)) * 8)
+    for secret in (".env", "sub/.env.local", "sub/private.pem", "id_rsa"):
+        (root / secret).parent.mkdir(exist_ok=True)
+        (root / secret).write_text("hunter2")
+    taken = revision.snapshot(root)
+    assert taken.difference and b"hunter2" not in taken.difference and b".env" not in taken.difference
+    with revision.worktree(root, taken.head, tmp_path / "tree") as tree:
+        revision.apply(tree, taken.head, taken.difference)
+        assert (tree / "a").read_bytes() == b"two\r\n  \n" and (tree / "new").read_bytes() == bytes(range(256)) * 8
+        with pytest.raises(DataError, match="do not fit the commit"):
+            revision.apply(tree, taken.head, taken.difference)
+    assert revision.has(root, taken.head) and not revision.has(root, "f" * 40)
 
 
 def test_a_new_lock_file_is_no_change_of_the_code(root: Path) -> None:
