@@ -40,7 +40,7 @@ def report(
     found = evaluated.read_all(evaluations, inputs)
     origin = lineage.read(**folders, train=train, evaluations=found)
     given = judged.read(verdicts)
-    table = comparison.compare(found, given)
+    table = comparison.compare(found, given, origin.trained)
     parts = {
         each.target: slices.of(each.judged)
         for each in found
@@ -51,7 +51,8 @@ def report(
     inputs |= {"train": manifest.read(train).digest, "verdicts": manifest.verify(verdicts).digest}
     inputs |= {f"evaluate/{each.target}": each.manifest.digest for each in found}
     with manifest.staged(out) as folder:
-        _write(folder / "metrics.json", comparison.quality(table))
+        _write(folder / "metrics.json", comparison.figures(table.quality))
+        _write(folder / "efficiency.json", comparison.figures(table.efficiency) if table.efficiency else {})
         _write(folder / comparison.FILE, table.model_dump(mode="json"))
         _write(
             folder / "slices.json",

@@ -314,6 +314,7 @@ class EvaluateParams(Section):
     ] = None
     max_new_tokens: Count = 64
     batch_size: Annotated[Count, Field(description="rows generated together")] = 16
+    latency_rows: Annotated[int, Field(ge=0, description="asked one at a time, for the time that a user waits")] = 8
 
 
 class ReportParams(Section):

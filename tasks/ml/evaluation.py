@@ -20,7 +20,7 @@ from tasks.data.chatset import Example
 from tasks.data.rows import Message, Row
 from tasks.data.suites import Outcome
 from tasks.data.tokens import ChatTokenizer
-from tasks.ml import export, generation, harness, loading, metrics, serving, training
+from tasks.ml import export, generation, harness, latency, loading, metrics, serving, training
 from tasks.ml.asked import Asked
 from tasks.ml.serving import Served
 from tasks.ml.tuned import Runner
@@ -53,6 +53,8 @@ def run(params: EvaluateParams, asked: Asked, *, target: str, chat: Path, base: 
     prompts = [tokenizer.prompt(example.conversation, example.functions) for example in examples]
     texts, generated = generation.answer(judged, tokenizer, prompts, params, f"evaluate {target}: answers")
     generate_seconds, peak = time.perf_counter() - started, training.peak_memory()  # before a metric loads an encoder
+    alone = [prompts[place] for place in latency.sample(examples, params.latency_rows)]
+    waits = latency.measure(judged, alone, params.max_new_tokens, tokenizer.ends, f"evaluate {target}: one at a time")
     references = [_reference(tokenizer, example) for example in examples]
     rows = _rows(examples, references, losses, texts, params)
     outcomes = _outcomes(judged, tokenizer, asked, params, target)
@@ -65,7 +67,7 @@ def run(params: EvaluateParams, asked: Asked, *, target: str, chat: Path, base: 
         **_known(Continued.of(manifest.read(base)), examples, losses),
         "size_bytes": sum(entry.size for entry in manifest.read(model).files.values()),
         "load_seconds": load_seconds, "loss_seconds": loss_seconds, "generate_seconds": generate_seconds,
-        "tokens_per_second": generated / generate_seconds, "peak_memory_bytes": peak,
+        "tokens_per_second": generated / generate_seconds, "peak_memory_bytes": peak, **waits,
     })  # fmt: skip
 
 

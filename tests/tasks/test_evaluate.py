@@ -12,8 +12,10 @@ from tasks.core import manifest
 from tasks.core.errors import DataError, ParamsError
 from tasks.core.params import Params
 from tasks.core.sections import EvaluateParams
+from tasks.data import chatset
 from tasks.evaluate import evaluate
 from tasks.fetch import fetch
+from tasks.ml import latency
 from tasks.prepare import prepare
 from tests import tiny
 
@@ -64,6 +66,28 @@ def test_without_suites_there_are_no_outcomes(chat: Path, tmp_path: Path) -> Non
     measured = json.loads((tmp_path / "out/metrics.json").read_text())
     assert measured["suites"] == {} and measured["metrics"]["json_fields"] == 0, "random words are no JSON"
     assert {len(row["metrics"]) for row in lines(tmp_path / "out/rows.jsonl")} == {4}
+
+
+def test_what_a_user_waits_for_is_measured_on_some_rows(chat: Path, tmp_path: Path) -> None:
+    judge(chat, tmp_path, tmp_path / "out", max_new_tokens=16, latency_rows=3)
+    waits = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert 0 < waits["first_token_seconds"] <= waits["first_token_seconds_p95"]
+    assert waits["first_token_seconds"] < waits["request_seconds"] <= waits["request_seconds_p95"]
+    judge(chat, tmp_path, tmp_path / "none", latency_rows=0)
+    assert json.loads((tmp_path / "none/metrics.json").read_text())["request_seconds"] is None
+
+
+def test_the_rows_asked_alone_are_always_the_same(chat: Path) -> None:
+    examples = chatset.read(chat / "test.parquet")
+    chosen = {examples[place].id for place in latency.sample(examples, 4)}
+    backwards = examples[::-1]
+    assert {backwards[place].id for place in latency.sample(backwards, 4)} == chosen and len(chosen) == 4
+    others = [example for example in examples if example.id not in chosen]
+    assert {examples[place].id for place in latency.sample(examples, len(others) + 4)} == {e.id for e in examples}
+    fewer = [example for example in examples if example.id in chosen or example in others[:3]]
+    assert {fewer[place].id for place in latency.sample(fewer, 4)} == chosen
+    lengths = [len(examples[place].ids) for place in latency.sample(examples, 4)]
+    assert lengths == sorted(lengths)
 
 
 def test_what_is_wrong_is_said_before_anything_is_made(chat: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from huggingface_hub import ModelCard
 from tasks.core import events, manifest
 from tasks.core.errors import DataError, IntegrityError
 from tasks.core.sections import ReportParams, TrainParams
-from tasks.data.report import template, units
+from tasks.data.report import columns, template, units
 from tasks.data.report.comparison import read_comparison
 from tasks.data.report.tables import as_text
 from tasks.data.suites import Item, Outcome, figures, judge
@@ -129,7 +129,8 @@ class Workspace:
         measured = {
             "target": target, "rows": self.rows, "loss": loss, "perplexity": math.exp(loss), "metrics": metrics,
             "size_bytes": SIZE_OF.get(target), "load_seconds": 0.4, "loss_seconds": 3.1, "generate_seconds": 14.25,
-            "tokens_per_second": 131.5, "peak_memory_bytes": 1_310_000_000, **changed,
+            "tokens_per_second": 131.5, "peak_memory_bytes": 1_310_000_000, "first_token_seconds": 0.031,
+            "first_token_seconds_p95": 0.048, "request_seconds": 0.62, "request_seconds_p95": 0.71, **changed,
         }  # fmt: skip
         digests = {name: manifest.read(self.root / name).digest for name in ("chat", "base")}
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -255,7 +256,7 @@ def test_page_is_whole_for_a_screen_reader(workspace: Workspace) -> None:
     assert min(len(named), len(targets)) > 10
     assert {*named, *targets} <= set(ids)
     tags = [tag for tag, _ in parsed.elements]
-    assert tags.count("table") == tags.count("caption") == 7
+    assert tags.count("table") == tags.count("caption") == 8
     assert [attrs for tag, attrs in parsed.elements if tag == "th" and attrs.get("scope") not in ("row", "col")] == []
     assert ("html", {"lang": "en"}) in parsed.elements
     assert (tags.count("svg"), tags.count("h1")) == (3, 1)
@@ -287,7 +288,8 @@ def test_equal_inputs_give_equal_bytes(tmp_path: Path) -> None:
     one, other = (Workspace(tmp_path / name).build().report() for name in ("one", "other"))
     names = sorted(path.name for path in one.iterdir())
     assert names == [
-        "README.md", "comparison.json", "index.html", "manifest.json", "metrics.json", "samples.json", "slices.json",
+        "README.md", "comparison.json", "efficiency.json", "index.html", "manifest.json", "metrics.json", "samples.json",
+        "slices.json",
     ]  # fmt: skip
     assert {name: (one / name).read_bytes() for name in names} == {name: (other / name).read_bytes() for name in names}
     assert manifest.verify(one).inputs.keys() > {"chat", "base", "adapter", "merged", "train", "evaluate/nf4"}
@@ -358,15 +360,32 @@ def test_missing_values_are_dashes(workspace: Workspace) -> None:
     workspace.evaluate("nf4", metrics={"exact_match": 0.5}, size_bytes=None, loss=math.nan, tokens_per_second=None)
     folder = workspace.report()
     row = read_comparison(folder).rows[-1]
-    missing = {key for key, value in row.values.items() if value is None}
+    missing = {key for key, value in row.values.items() if value is None} - columns.TRAINED.keys()
     assert missing == {"token_f1", "rouge_l", "chrf", "loss", "size_bytes", "tokens_per_second"}
-    assert {key for key, value in row.difference.items() if value is None} == missing
+    assert {key for key, value in row.difference.items() if value is None} - columns.TRAINED.keys() == missing
     assert missing & json.loads((folder / "metrics.json").read_text())["nf4"].keys() == set()
-    shown = re.search(r'<th scope="row">nf4</th>(.*?)</tr>', page(folder), re.DOTALL)
-    assert shown
-    assert shown[1].count(units.DASH) == 2 * len(missing)
+    assert missing & json.loads((folder / "efficiency.json").read_text())["nf4"].keys() == set()
+    shown = re.findall(r'<th scope="row">nf4</th>(.*?)</tr>', page(folder), re.DOTALL)[:2]
+    assert "".join(shown).count(units.DASH) == 2 * len(missing | columns.TRAINED.keys())
     assert re.search(rf"Validation:\s+{units.DASH}", page(folder))
     assert "Effective rank" not in page(folder)
+
+
+def test_what_each_target_costs_stands_in_one_table(workspace: Workspace) -> None:
+    folder = workspace.report()
+    found = json.loads((folder / "efficiency.json").read_text())
+    assert list(found) == list(ORDER)
+    assert found["merged"].keys() == columns.COST.keys()
+    assert found["adapter"].keys() == columns.EFFICIENCY.keys()
+    assert found["adapter"]["trainable_share"] == pytest.approx(4_884_480 / 139_399_488)
+    assert found["adapter"]["size_bytes"] == SIZE_OF["adapter"] + SIZE_OF["base"]
+    assert not found["nf4"].keys() & json.loads((folder / "metrics.json").read_text())["nf4"].keys()
+    shown = re.search(r'<section aria-labelledby="efficiency">(.*?)</section>', page(folder), re.DOTALL)
+    assert shown
+    text = " ".join(Html(shown[1]).text.split())
+    assert "Training memory base 269 MB 0.40 s 31.0 ms 48.0 ms 0.62 s 0.71 s 14.2 s 131.5 1.31 GB" in text
+    assert "4,884,480– 3.5%– 2 min 06 s– 285.2– 4.1 GB–" in text
+    assert "| nf4 |" in (folder / "README.md").read_text().partition("Peak memory")[2]
 
 
 def test_the_page_shows_effective_ranks(workspace: Workspace) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.data.report import comparison, tables, template
+from tasks.data.report import columns, tables, template
 from tasks.data.report.comparison import Comparison
 from tasks.data.report.lineage import Lineage
 
@@ -14,7 +14,7 @@ def render(table: Comparison, lineage: Lineage) -> str:
         markdown_table=tables.as_markdown(table),
         table=table,
         lineage=lineage,
-        suites=any(column.key.startswith(comparison.SUITE) for column in table.columns),
+        suites=any(column.key.startswith(columns.SUITE) for column in table.columns),
     )
 
 
@@ -26,14 +26,13 @@ def _metadata(table: Comparison, lineage: Lineage) -> str:
         EvalResult(
             task_type="text-generation",
             dataset_type="tuneline",
-            dataset_name=column.label if column.key.startswith(comparison.SUITE) else "held-out test rows",
-            dataset_split=None if column.key.startswith(comparison.SUITE) else "test",
+            dataset_name=column.label if column.key.startswith(columns.SUITE) else "held-out test rows",
+            dataset_split=None if column.key.startswith(columns.SUITE) else "test",
             metric_type=column.key,
             metric_name=column.label,
             metric_value=value,
         )
-        for column in table.columns
-        if column.key not in comparison.COST
+        for column in table.quality.columns
         if (value := table.tuned.values[column.key]) is not None
     ]
     return ModelCardData(

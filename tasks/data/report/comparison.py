@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import ValidationError, model_validator
 
@@ -12,21 +12,13 @@ from tasks.core.errors import IntegrityError
 from tasks.core.verdict import Verdict
 from tasks.data import slices
 from tasks.data.report import rulings
+from tasks.data.report.columns import COST, EFFICIENCY, KNOWN, METRICS, QUALITY, SUITE, TRAINED, WORST, Column
 from tasks.data.report.evaluations import Evaluation
-from tasks.data.report.units import Number, Unit
+from tasks.data.report.units import Number
 from tasks.data.report.values import Value, complaint
 
 FILE = "comparison.json"
 TUNED = ("merged", "adapter")
-
-
-class Column(Value):
-    """`better` is None where neither direction is: such a column has no best value."""
-
-    key: str
-    label: str
-    unit: Unit = ""
-    better: Literal["higher", "lower"] | None = None
 
 
 class Row(Value):
@@ -79,39 +71,36 @@ class Comparison(Value):
         sized = {row.target: size for row in formats if (size := row.values.get("size_bytes")) is not None}
         return min(formats, key=lambda row: (sized.get(row.target, float("inf")), row.target), default=None)
 
+    @property
+    def quality(self) -> Comparison:
+        """How good each target is: the columns that equal inputs make equal."""
+        return self._part([column for column in self.columns if column.key not in EFFICIENCY])
 
-METRICS = {
-    name: Column(key=name, label=label, unit="share", better="higher")
-    for name, label in {
-        "exact_match": "Exact match", "accuracy": "Accuracy", "macro_f1": "Macro-F1", "token_f1": "Token F1",
-        "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "rouge_l": "ROUGE-L", "bleu": "BLEU", "chrf": "chrF",
-        "bertscore": "BERTScore", "json_valid": "Valid JSON", "json_fields": "JSON fields", "function_call": "Tool calls",
-    }.items()
-}  # fmt: skip
-QUALITY = {
-    "loss": Column(key="loss", label="Loss", better="lower"),
-    "perplexity": Column(key="perplexity", label="Perplexity", better="lower"),
-}
-KNOWN = {
-    "loss_known": Column(key="loss_known", label="Loss, known rows", better="lower"),
-    "loss_new": Column(key="loss_new", label="Loss, new rows", better="lower"),
-}
-"""Where a version is continued: what was forgotten, and what was learned."""
-WORST = "worst_slice"
-"""Mean of the leading metric on the part of the test rows that fares worst, of those that tasks/data/slices.py makes."""
-SUITE = "suite_"
-"""Before a suite's name: the share of its items that passed."""
-COST = {
-    "size_bytes": Column(key="size_bytes", label="Size", unit="bytes", better="lower"),
-    "load_seconds": Column(key="load_seconds", label="Load", unit="s", better="lower"),
-    "generate_seconds": Column(key="generate_seconds", label="Generation", unit="s", better="lower"),
-    "tokens_per_second": Column(key="tokens_per_second", label="Tokens/s", unit="tokens/s", better="higher"),
-    "peak_memory_bytes": Column(key="peak_memory_bytes", label="Peak memory", unit="bytes", better="lower"),
-}
+    @property
+    def efficiency(self) -> Comparison | None:
+        """What each target costs, where that was measured."""
+        kept = [column for column in self.columns if column.key in EFFICIENCY]
+        return self._part(kept) if kept else None
+
+    def _part(self, columns: Sequence[Column]) -> Comparison:
+        keys = [column.key for column in columns]
+        rows = [
+            row.model_copy(update={
+                "values": {key: row.values[key] for key in keys},
+                "difference": {key: row.difference[key] for key in keys},
+            })
+            for row in self.rows
+        ]  # fmt: skip
+        return Comparison(tested=self.tested, columns=tuple(columns), rows=tuple(rows))
 
 
-def compare(evaluations: Sequence[Evaluation], verdicts: Sequence[Verdict] = ()) -> Comparison:
-    """The table of the targets in the order given; the first is what the others are compared with.
+def compare(
+    evaluations: Sequence[Evaluation],
+    verdicts: Sequence[Verdict] = (),
+    trained: Mapping[str, Number | None] | None = None,
+) -> Comparison:
+    """The table of the targets in the order given; the first is what the others are compared with. `trained`: what the
+    training took, by the keys of TRAINED.
 
     An adapter serves nobody without its base, so its size is that of both.
     """
@@ -121,12 +110,15 @@ def compare(evaluations: Sequence[Evaluation], verdicts: Sequence[Verdict] = ())
         *QUALITY.values(),
         *_known_columns(evaluations),
         *COST.values(),
+        *(TRAINED.values() if trained else ()),
     )
     leading = columns[0].key
     values = [_values(evaluation, columns, leading) for evaluation in evaluations]
     for evaluation, own in zip(evaluations, values, strict=True):
         if evaluation.target == "adapter":
             own["size_bytes"] = _sum(own["size_bytes"], values[0]["size_bytes"])
+        if trained and evaluation.target == _learned(evaluations):
+            own.update(trained)
     judged = {verdict.format: verdict for verdict in verdicts}
     rows = (
         Row(
@@ -140,6 +132,12 @@ def compare(evaluations: Sequence[Evaluation], verdicts: Sequence[Verdict] = ())
         for evaluation, own in zip(evaluations, values, strict=True)
     )
     return Comparison(tested=evaluations[0].measured.rows, columns=columns, rows=tuple(rows))
+
+
+def _learned(evaluations: Sequence[Evaluation]) -> str | None:
+    """The target that is what was trained: the adapter, or the merged model where that was not evaluated."""
+    there = {evaluation.target for evaluation in evaluations if evaluation.measured.made}
+    return next((target for target in reversed(TUNED) if target in there), None)
 
 
 def _note(evaluation: Evaluation, verdict: Verdict | None) -> str | None:
@@ -204,10 +202,10 @@ def best(comparison: Comparison, column: Column) -> Number | None:
     return max(values) if column.better == "higher" else min(values)
 
 
-def quality(comparison: Comparison) -> dict[str, dict[str, Number]]:
-    """How good each target is, as `dvc metrics` reads it: what was not made or measured is left out."""
+def figures(comparison: Comparison) -> dict[str, dict[str, Number]]:
+    """Each target's, as `dvc metrics` reads them: what was not made or measured is left out."""
     return {
-        row.target: {key: value for key, value in row.values.items() if value is not None and key not in COST}
+        row.target: {key: value for key, value in row.values.items() if value is not None}
         for row in comparison.rows
         if row.made
     }

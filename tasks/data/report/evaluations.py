@@ -68,6 +68,11 @@ class Measured(Value):
     """Of a format: how near it is to the model it was made of, as tasks/ml/fidelity.py names it."""
     size_bytes: int | None = None
     load_seconds: Figure = None
+    first_token_seconds: Figure = None
+    """Median over some of the test rows, each asked alone, as all of these; then the 95th percentile."""
+    first_token_seconds_p95: Figure = None
+    request_seconds: Figure = None
+    request_seconds_p95: Figure = None
     generate_seconds: Figure = None
     tokens_per_second: Figure = None
     peak_memory_bytes: int | None = None

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from tasks.data.report.comparison import Column, Comparison, Row
+from tasks.data.report.columns import Column
+from tasks.data.report.comparison import Comparison, Row
 from tasks.data.report.evaluations import Evaluation
 
 

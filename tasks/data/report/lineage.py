@@ -16,6 +16,7 @@ from tasks.core.errors import DataError
 from tasks.core.manifest import Manifest
 from tasks.core.standing import Standing
 from tasks.data.report.evaluations import Evaluation
+from tasks.data.report.units import Number
 from tasks.data.report.values import Value, complaint
 
 V = TypeVar("V", bound=Value)
@@ -88,6 +89,17 @@ class Lineage:
     stages: tuple[Stage, ...]
     params: tuple[tuple[str, str], ...]
     """Dotted path and value of every knob that shaped the result."""
+
+    @property
+    def trained(self) -> dict[str, Number | None]:
+        """What the training took, by the keys of the columns TRAINED."""
+        return {
+            "trainable_parameters": self.adapter.trainable_parameters,
+            "trainable_share": self.adapter.trainable_share,
+            "train_seconds": self.train.seconds,
+            "train_tokens_per_second": self.train.tokens_per_second,
+            "train_peak_memory_bytes": self.train.peak_memory_bytes,
+        }
 
 
 def read(

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 import wcwidth
 
 from tasks.data.report import units
-from tasks.data.report.comparison import Column, Comparison, Row, best
+from tasks.data.report.columns import Column
+from tasks.data.report.comparison import Comparison, Row, best
 
 WIDTH = 120
 CELL = 40
@@ -72,16 +73,21 @@ def _lines(head: Sequence[str], block: Sequence[Sequence[str]]) -> Iterator[str]
 
 
 def as_markdown(comparison: Comparison) -> str:
-    """A GitHub table, the best value of a column bold, and the notes below it."""
+    """A GitHub table, the best value of a column bold, the notes below it, and what each target costs in a table of its own."""
+    quality, efficiency = comparison.quality, comparison.efficiency
+    notes = [f"- **{escape(row.target)}**: {escape(row.note)}\n" for row in comparison.rows if row.note]
+    parts = [_table(quality), "".join(notes), _table(efficiency) if efficiency else ""]
+    return "\n".join(filter(None, parts))
+
+
+def _table(comparison: Comparison) -> str:
     head = ["Target", *(escape(column.label) for column in comparison.columns)]
     lines = [head, [":---", *("---:" for _ in comparison.columns)]]
     lines += [
         [escape(row.target), *(_cell(comparison, row, column) for column in comparison.columns)]
         for row in comparison.rows
     ]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-    notes = [f"- **{escape(row.target)}**: {escape(row.note)}\n" for row in comparison.rows if row.note]
-    return "\n".join([table, "".join(notes)]) if notes else table
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def _cell(comparison: Comparison, row: Row, column: Column) -> str:

@@ -47,6 +47,8 @@ def _bytes(value: Number) -> str:
 
 
 def _seconds(value: Number) -> str:
+    if 0 < abs(value) < 0.0995:
+        return f"{1000 * value:.1f} ms"
     if abs(value) < 59.95:
         return f"{value:.2f} s" if abs(value) < 9.995 else f"{value:.1f} s"
     whole = round(value)

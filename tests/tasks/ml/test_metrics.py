@@ -12,7 +12,7 @@ from sacrebleu.metrics import BLEU
 
 from tasks.core.errors import ParamsError
 from tasks.core.sections import EvaluateParams
-from tasks.data.report.comparison import METRICS
+from tasks.data.report.columns import METRICS
 from tasks.ml import metrics
 from tasks.ml.metrics.token_f1.token_f1 import f1
 

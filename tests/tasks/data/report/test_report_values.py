@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tasks.core.errors import DataError, IntegrityError
 from tasks.core.manifest import Manifest
 from tasks.data.report import training, units
-from tasks.data.report.comparison import Column, Comparison, Row, best, compare, quality, read_comparison
+from tasks.data.report.columns import COST, TRAINED, Column
+from tasks.data.report.comparison import Comparison, Row, best, compare, figures, read_comparison
 from tasks.data.report.difference import segments
 from tasks.data.report.evaluations import Evaluation, Measured
 from tasks.data.report.headline import interval
@@ -99,9 +100,27 @@ def test_the_best_is_not_beaten(evaluations: list[Evaluation]) -> None:
 
 @given(EVALUATED)
 def test_dvc_metrics_hold_quality_only(evaluations: list[Evaluation]) -> None:
-    for values in quality(compare(evaluations)).values():
+    for values in figures(compare(evaluations).quality).values():
         assert values.keys() <= {"exact_match", "token_f1", "chrf", "my_metric", "loss", "perplexity"}
         assert None not in values.values()
+
+
+TRAINING = dict.fromkeys(TRAINED, 7)
+
+
+@given(EVALUATED)
+def test_quality_and_efficiency_are_the_table_in_two(evaluations: list[Evaluation]) -> None:
+    """And what the training took stands in the row of what was trained, wherever that is."""
+    table = compare(evaluations, trained=TRAINING)
+    assert table.efficiency and (*table.quality.columns, *table.efficiency.columns) == table.columns
+    assert [column.key for column in table.efficiency.columns] == [*COST, *TRAINED]
+    for row, good, cost in zip(table.rows, table.quality.rows, table.efficiency.rows, strict=True):
+        assert (row.values, row.difference) == (good.values | cost.values, good.difference | cost.difference)
+        assert {key: row.values[key] for key in TRAINED} == (
+            TRAINING if row.target == "adapter" else dict.fromkeys(TRAINED)
+        )
+    without = compare([each for each in evaluations if each.target != "adapter"], trained=TRAINING)
+    assert [row.target for row in without.rows if row.values["train_seconds"] == 7] == ["merged"]
 
 
 @given(comparisons())
@@ -178,7 +197,8 @@ def test_interval_is_wilsons() -> None:
     [
         (None, "share", units.DASH), (0.0, "share", "0.0%"), (0.6249, "share", "62.5%"), (1, "share", "100.0%"),
         (0, "bytes", "0 B"), (999, "bytes", "999 B"), (269_060_000, "bytes", "269 MB"), (999_600, "bytes", "1 MB"),
-        (4.1e9, "bytes", "4.1 GB"), (14.25, "s", "14.2 s"), (59.96, "s", "1 min 00 s"), (3599.7, "s", "1 h 00 min"),
+        (4.1e9, "bytes", "4.1 GB"), (14.25, "s", "14.2 s"), (0.0123, "s", "12.3 ms"),
+        (0.0996, "s", "0.10 s"), (0.0, "s", "0.00 s"), (59.96, "s", "1 min 00 s"), (3599.7, "s", "1 h 00 min"),
         (7384, "s", "2 h 03 min"), (131.52, "tokens/s", "131.5"), (1.5, "", "1.500"),
         (-1.5, "", "\N{MINUS SIGN}1.500"), (1234, "", "1,234"),
     ],
