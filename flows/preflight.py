@@ -9,7 +9,7 @@ from pathlib import Path
 from tasks.core import layout
 from tasks.core.errors import ResourceError
 from tasks.core.params import Params
-from tasks.ml import asked, export, loggers, methods, metrics
+from tasks.ml import asked, engines, export, loggers, methods, metrics
 from tasks.storage import bases, keys
 
 FREE_BYTES = 3 << 30
@@ -22,6 +22,7 @@ def check(params: Params) -> None:
     loggers.check(os.environ)
     keys.signer(os.environ)
     metrics.check(params.evaluate)
+    engines.check(params.evaluate.engine)
     asked.read(params.evaluate, layout.SUITES)
     for format in params.quantize.formats:
         export.find(format)

@@ -25,9 +25,10 @@ def evaluate(
     Every target sees the same rows, rendered and tokenised alike. `rows.jsonl` has one line a test row, `suites.jsonl` one an
     item of the suites that the params name; none, if there is nothing to judge because the format was not made.
     """
-    from tasks.ml import asked, metrics
+    from tasks.ml import asked, engines, metrics
 
     metrics.check(params)
+    engines.check(params.engine)
     questions = asked.read(params, suites)
     inputs = {"chat": manifest.verify(chat).digest, "base": manifest.verify(base).digest}
     inputs |= asked.digests(suites, questions)

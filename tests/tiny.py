@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tasks.core import layout
+from tasks.data.rows import Message
 
 TEMPLATE = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
@@ -84,6 +85,11 @@ def sample_rows() -> list[dict[str, Any]]:
     files = sorted((Path(__file__).parent.parent / "data" / "sample").glob("day*.jsonl"))
     assert len(files) == 3
     return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def conversations(count: int) -> list[list[Message]]:
+    """The first rows of the shipped corpus, as the tokenizer takes them."""
+    return [[Message.model_validate(turn) for turn in row["messages"]] for row in sample_rows()[:count]]
 
 
 def write_rows(file: Path, count: int, start: int = 0) -> Path:

@@ -13,6 +13,7 @@ Metric = Annotated[
     str, StringConstraints(pattern=r"^([a-z0-9][a-z0-9._-]{0,62}|[A-Za-z_][\w.]{0,99}:[A-Za-z_]\w{0,99})$")
 ]
 """A name, or the path of a function."""
+Engine = Literal["auto", "transformers", "vllm"]
 Word = Annotated[str, StringConstraints(min_length=1)]
 
 
@@ -312,6 +313,10 @@ class EvaluateParams(Section):
     suite_items: Annotated[
         Count | None, Field(description="of each category and language, by the items' digests; null: all")
     ] = None
+    engine: Annotated[
+        Engine,
+        Field(description="for Hugging Face folders; auto: vllm where it is installed and there is an NVIDIA GPU"),
+    ] = "auto"
     max_new_tokens: Count = 64
     batch_size: Annotated[Count, Field(description="rows generated together")] = 16
     latency_rows: Annotated[int, Field(ge=0, description="asked one at a time, for the time that a user waits")] = 8

@@ -10,17 +10,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tasks.core import events, manifest
 from tasks.core.continued import FROZEN, Continued
 from tasks.core.errors import DataError
-from tasks.core.sections import EvaluateParams
+from tasks.core.sections import Engine, EvaluateParams
 from tasks.core.standing import BESIDE, Standing
 from tasks.data import chatset, json_answers, suites
 from tasks.data.chatset import Example
 from tasks.data.rows import Message, Row
 from tasks.data.suites import Outcome
 from tasks.data.tokens import ChatTokenizer
-from tasks.ml import export, generation, harness, latency, loading, metrics, serving, training
+from tasks.ml import engines, export, generation, harness, latency, loading, metrics, serving, training
 from tasks.ml.asked import Asked
 from tasks.ml.serving import Served
 from tasks.ml.tuned import Runner
@@ -43,7 +45,7 @@ def run(params: EvaluateParams, asked: Asked, *, target: str, chat: Path, base: 
     tokenizer = ChatTokenizer(base)
     examples = _encoded(tokenizer, chat, base)
     started = time.perf_counter()
-    judged = load(target, base, model)
+    judged = load(target, base, model, params.engine)
     load_seconds = time.perf_counter() - started
     started, losses = time.perf_counter(), list[tuple[float, int]]()
     for measured in serving.row_losses(judged, examples):
@@ -52,7 +54,8 @@ def run(params: EvaluateParams, asked: Asked, *, target: str, chat: Path, base: 
     loss_seconds, started = time.perf_counter() - started, time.perf_counter()
     prompts = [tokenizer.prompt(example.conversation, example.functions) for example in examples]
     texts, generated = generation.answer(judged, tokenizer, prompts, params, f"evaluate {target}: answers")
-    generate_seconds, peak = time.perf_counter() - started, training.peak_memory()  # before a metric loads an encoder
+    generate_seconds = time.perf_counter() - started
+    peak = None if judged.batches else training.peak_memory()  # before a metric loads an encoder
     alone = [prompts[place] for place in latency.sample(examples, params.latency_rows)]
     waits = latency.measure(judged, alone, params.max_new_tokens, tokenizer.ends, f"evaluate {target}: one at a time")
     references = [_reference(tokenizer, example) for example in examples]
@@ -119,24 +122,32 @@ def _mean(losses: Sequence[tuple[float, int]]) -> float | None:
     return sum(loss * count for loss, count in losses) / total if total else None
 
 
-def load(target: str, base: Path, model: Path) -> Served:
+def load(target: str, base: Path, model: Path, engine: Engine = "transformers") -> Served:
     """The target as it is served: a plain folder, an adapter on the base that it was trained on, or a finished format."""
     sealed = manifest.read(model)
     if target == "adapter":
-        return _together(base, model, sealed.facts)
+        return _together(base, model, sealed.facts, engine)
     if target == "merged" and not Standing.of(sealed).merged:
-        return _together(model, model / BESIDE, sealed.facts)
+        return _together(model, model / BESIDE, sealed.facts, engine)
     if target in ("base", "merged"):
-        plain = loading.load(model, loading.compute_dtype("auto"))
         frozen = model / FROZEN
-        return serving.by_transformers(loading.with_adapter(plain, frozen) if frozen.is_dir() else Runner.of(plain))
-    return export.find(target)[0].load(model)
+        return _folder(model, frozen if frozen.is_dir() else None, loading.compute_dtype("auto"), engine)
+    return export.find(target)[0].load(model, engine)
 
 
-def _together(base: Path, adapter: Path, facts: Mapping[str, Any]) -> Served:
+def _together(base: Path, adapter: Path, facts: Mapping[str, Any], engine: Engine) -> Served:
     """The base, held as in training, with the adapter on it."""
-    held = loading.load(base, loading.compute_dtype(facts["dtype"]), held=facts["base"])
-    return serving.by_transformers(loading.with_adapter(held, adapter))
+    return _folder(base, adapter, loading.compute_dtype(facts["dtype"]), engine, held=facts["base"])
+
+
+def _folder(folder: Path, adapter: Path | None, dtype: torch.dtype, engine: Engine, *, held: str = "plain") -> Served:
+    name = str(dtype).removeprefix("torch.")
+    if engines.is_vllm(engine, adapter, held=held, dtype=name):
+        from tasks.ml import vllm_runtime
+
+        return vllm_runtime.serve(folder, name, adapter)
+    plain = loading.load(folder, dtype, held=held)
+    return serving.by_transformers(loading.with_adapter(plain, adapter) if adapter else Runner.of(plain))
 
 
 def _rows(

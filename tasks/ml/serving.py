@@ -12,9 +12,10 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tasks.core.sections import Engine
 from tasks.core.standing import BESIDE
 from tasks.data.chatset import Tokens
-from tasks.ml import loading, packing
+from tasks.ml import engines, loading, packing
 from tasks.ml.tuned import Runner
 
 
@@ -22,12 +23,15 @@ from tasks.ml.tuned import Runner
 class Served:
     """`logits(row)`: what predicts the row's labelled tokens, in order; float32, a chunk of (at most 128, vocabulary) at a
     time. `generate(prompts, most, ends)`: greedy; at most so many new ids a prompt, up to and with the first of `ends`.
-    `runtime` says in words what computes them.
+    `losses(rows)`: as `row_losses`, where the runtime has them without all logits. `runtime` says in words what computes them.
+    One that `batches` wants all prompts at once, and takes its share of the memory ahead, so that its peak says nothing.
     """
 
     runtime: str
     logits: Callable[[Tokens], Iterator[Tensor]]
     generate: Callable[[Sequence[Sequence[int]], int, frozenset[int]], list[list[int]]]
+    losses: Callable[[Sequence[Tokens]], Iterator[tuple[float, int]]] | None = None
+    batches: bool = False
 
 
 def of(model: PreTrainedModel, folder: Path) -> Served:
@@ -36,11 +40,11 @@ def of(model: PreTrainedModel, folder: Path) -> Served:
     return by_transformers(loading.with_adapter(model, beside) if beside.is_dir() else Runner.of(model))
 
 
-def exported(folder: Path) -> Served:
-    """A finished format that both vLLM and transformers load: in vLLM, unless it is missing or an adapter stands beside."""
-    from tasks.ml import vllm_runtime
+def exported(folder: Path, engine: Engine) -> Served:
+    """A finished format that both vLLM and transformers load: in vLLM where that is the engine and no adapter stands beside."""
+    if not (folder / BESIDE).is_dir() and engines.is_vllm(engine):
+        from tasks.ml import vllm_runtime
 
-    if vllm_runtime.missing() is None and not (folder / BESIDE).is_dir():
         return vllm_runtime.serve(folder)
     return of(loading.load(folder, loading.compute_dtype("auto")), folder)
 
@@ -75,6 +79,9 @@ def until_end(ids: list[int], ends: frozenset[int]) -> list[int]:
 
 def row_losses(served: Served, rows: Sequence[Tokens]) -> Iterator[tuple[float, int]]:
     """Each row's mean cross-entropy over its labelled tokens, in nats, and their number."""
+    if served.losses:
+        yield from served.losses(rows)
+        return
     for row in rows:
         wanted = targets(row)
         logs = [chunk.log_softmax(-1) for chunk in served.logits(row)]

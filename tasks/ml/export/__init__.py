@@ -14,6 +14,7 @@ from tasks.core.errors import ParamsError
 from tasks.core.standing import BESIDE
 
 if TYPE_CHECKING:
+    from tasks.core.sections import Engine
     from tasks.ml.export.recipe import Recipe, Remedy
     from tasks.ml.serving import Served
 
@@ -35,8 +36,9 @@ class Format(Protocol):
         """Make the format from a merged model folder; plain facts about it, equal for equal work."""
         ...
 
-    def load(self, folder: Path) -> Served:
-        """The finished file in the runtime that serves it, from nothing but the folder."""
+    def load(self, folder: Path, engine: Engine = "auto") -> Served:
+        """The finished file in the runtime that serves it, from nothing but the folder. `engine`: which of them, where vLLM
+        and transformers both do."""
         ...
 
 

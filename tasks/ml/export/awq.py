@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.ml import compressed
 
 if TYPE_CHECKING:
+    from tasks.core.sections import Engine
     from tasks.ml.export.recipe import Recipe, Remedy
     from tasks.ml.serving import Served
 
@@ -28,7 +29,7 @@ def write(merged: Path, into: Path, _variant: str, recipe: Recipe) -> dict[str, 
     return compressed.write(merged, into, "awq", recipe)
 
 
-def load(folder: Path) -> Served:
+def load(folder: Path, engine: Engine = "auto") -> Served:
     from tasks.ml import serving
 
-    return serving.exported(folder)
+    return serving.exported(folder, engine)

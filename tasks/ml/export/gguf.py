@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.core.errors import DISK_FULL, ModelError, ResourceError
 
 if TYPE_CHECKING:
+    from tasks.core.sections import Engine
     from tasks.ml.export.recipe import Recipe, Remedy
     from tasks.ml.serving import Served
 
@@ -44,7 +45,7 @@ def write(merged: Path, into: Path, variant: str, recipe: Recipe) -> dict[str, A
     return {"outtype": variant, **facts}
 
 
-def load(folder: Path) -> Served:
+def load(folder: Path, engine: Engine = "auto") -> Served:
     from tasks.ml import llama_cpp
 
     return llama_cpp.serve(folder / FILE)

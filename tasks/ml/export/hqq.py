@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tasks.core.sections import Engine
     from tasks.ml.export.recipe import Recipe, Remedy
     from tasks.ml.serving import Served
 
@@ -29,7 +30,7 @@ def write(merged: Path, into: Path, _variant: str, recipe: Recipe) -> dict[str, 
     return packed_linear.write(merged, into, recipe.keep, packed_linear.four(int4.by_half_quadratic))
 
 
-def load(folder: Path) -> Served:
+def load(folder: Path, engine: Engine = "auto") -> Served:
     from tasks.ml import loading, packed_linear, serving
 
     return serving.of(packed_linear.load(folder, loading.compute_dtype("auto")), folder)

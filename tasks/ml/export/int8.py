@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tasks.core.sections import Engine
     from tasks.ml.export.recipe import Recipe, Remedy
     from tasks.ml.serving import Served
 
@@ -31,7 +32,7 @@ def write(merged: Path, into: Path, _variant: str, recipe: Recipe) -> dict[str, 
     return saved.look(merged, into, recipe.keep, bits=10)
 
 
-def load(folder: Path) -> Served:
+def load(folder: Path, engine: Engine = "auto") -> Served:
     from tasks.ml import loading, serving
 
     return serving.of(loading.load(folder, loading.compute_dtype("auto")), folder)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.core.errors import ModelError
 
 if TYPE_CHECKING:
+    from tasks.core.sections import Engine
     from tasks.ml.export.recipe import Recipe, Remedy
     from tasks.ml.serving import Served
 
@@ -40,7 +41,7 @@ def write(merged: Path, into: Path, _variant: str, recipe: Recipe) -> dict[str, 
     return {"quantised_layers": packed}
 
 
-def load(folder: Path) -> Served:
+def load(folder: Path, engine: Engine = "auto") -> Served:
     from tasks.ml import serving
 
-    return serving.exported(folder)
+    return serving.exported(folder, engine)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.core.errors import DISK_FULL, ModelError, ResourceError
 
 if TYPE_CHECKING:
+    from tasks.core.sections import Engine
     from tasks.ml.export.recipe import Recipe, Remedy
     from tasks.ml.serving import Served
 
@@ -79,7 +80,7 @@ def _build(merged: Path, into: Path, variant: str, recipe: Recipe) -> None:
         raise ModelError(f"{merged}: the ONNX model builder failed: {last:.300}")
 
 
-def load(folder: Path) -> Served:
+def load(folder: Path, engine: Engine = "auto") -> Served:
     from tasks.ml import onnx_decoder
     from tasks.ml.serving import Served
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tasks.core.sections import Engine
     from tasks.ml.export.recipe import Recipe, Remedy
     from tasks.ml.serving import Served
 
@@ -31,7 +32,7 @@ def write(merged: Path, into: Path, variant: str, recipe: Recipe) -> dict[str, A
     return packed_linear.write(merged, into, recipe.keep, packing)
 
 
-def load(folder: Path) -> Served:
+def load(folder: Path, engine: Engine = "auto") -> Served:
     from tasks.ml import loading, packed_linear, serving
 
     return serving.of(packed_linear.load(folder, loading.compute_dtype("auto")), folder)
