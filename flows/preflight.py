@@ -10,7 +10,7 @@ from tasks.core import layout
 from tasks.core.errors import ResourceError
 from tasks.core.params import Params
 from tasks.ml import asked, engines, export, loggers, methods, metrics
-from tasks.storage import bases, keys
+from tasks.storage import bases, judging, keys
 
 FREE_BYTES = 3 << 30
 """A run of the default base leaves about 1.3 GB of outputs and as much again in checkpoints and temporary files."""
@@ -22,6 +22,7 @@ def check(params: Params) -> None:
     loggers.check(os.environ)
     keys.signer(os.environ)
     metrics.check(params.evaluate)
+    judging.of(params.evaluate, os.environ)
     engines.check(params.evaluate.engine)
     asked.read(params.evaluate, layout.SUITES)
     for format in params.quantize.formats:

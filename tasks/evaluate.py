@@ -14,6 +14,7 @@ from tasks.core.standing import Standing
 from tasks.core.step import main
 
 if TYPE_CHECKING:
+    from tasks.data.preference import Judge
     from tasks.ml.asked import Asked
 
 
@@ -26,8 +27,10 @@ def evaluate(
     item of the suites that the params name; none, if there is nothing to judge because the format was not made.
     """
     from tasks.ml import asked, engines, metrics
+    from tasks.storage import judging
 
     metrics.check(params)
+    judge = judging.of(params)
     engines.check(params.engine)
     questions = asked.read(params, suites)
     inputs = {"chat": manifest.verify(chat).digest, "base": manifest.verify(base).digest}
@@ -37,7 +40,7 @@ def evaluate(
     standing = Standing.of(judged)
     with manifest.staged(out) as folder:
         rows, outcomes, summary = (
-            _judge(params, questions, target, chat, base, model)
+            _answers(params, questions, judge, target, chat, base, model)
             if standing.made
             else ([], [], {"target": target, "rows": 0})
         )
@@ -51,12 +54,12 @@ def evaluate(
         return manifest.seal(folder, step="evaluate", inputs=inputs, params=params.model_dump(mode="json"), facts=facts)
 
 
-def _judge(
-    params: EvaluateParams, questions: Asked, target: str, chat: Path, base: Path, model: Path
+def _answers(
+    params: EvaluateParams, questions: Asked, judge: Judge | None, target: str, chat: Path, base: Path, model: Path
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
     from tasks.ml import evaluation
 
-    report = evaluation.run(params, questions, target=target, chat=chat, base=base, model=model)
+    report = evaluation.run(params, questions, judge, target=target, chat=chat, base=base, model=model)
     return report.rows, [outcome.line() for outcome in report.outcomes], report.summary
 
 

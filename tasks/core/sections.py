@@ -301,12 +301,25 @@ class BertScore(Section):
     layer: Annotated[int | None, Field(ge=0, description="whose embeddings are matched; null: the last")] = None
 
 
+class JudgeModel(Section):
+    """The model that the metric `judge` asks, behind any endpoint that speaks OpenAI's chat completions."""
+
+    url: Annotated[Word | None, Field(description="https://HOST/v1; http on this machine alone")] = None
+    model: Annotated[Word | None, Field(description="its name there")] = None
+    prompt: Annotated[
+        Word | None,
+        Field(description="with {request}, {a} and {b}; replies have to be A, B or tie; null: the built-in one"),
+    ] = None
+    concurrency: Annotated[int, Field(ge=1, le=256, description="questions asked at once")] = 4
+
+
 class EvaluateParams(Section):
     metrics: Annotated[
         tuple[Metric, ...],
         Field(min_length=1, description="folders of tasks/ml/metrics/, or functions as my_package.my_module:function"),
     ] = ("exact_match", "token_f1", "rouge_l", "chrf")
     bertscore: BertScore = BertScore()
+    judge: JudgeModel = JudgeModel()
     suites: Annotated[
         tuple[Name, ...], Field(description="files of data/suites/ that every model answers as well")
     ] = ()

@@ -17,8 +17,9 @@ from tasks.core.continued import FROZEN, Continued
 from tasks.core.errors import DataError
 from tasks.core.sections import Engine, EvaluateParams
 from tasks.core.standing import BESIDE, Standing
-from tasks.data import chatset, json_answers, suites
+from tasks.data import chatset, json_answers, preference, suites
 from tasks.data.chatset import Example
+from tasks.data.preference import Judge, Opinion
 from tasks.data.rows import Message, Row
 from tasks.data.suites import Outcome
 from tasks.data.tokens import ChatTokenizer
@@ -38,9 +39,12 @@ class Report:
     summary: dict[str, Any]
 
 
-def run(params: EvaluateParams, asked: Asked, *, target: str, chat: Path, base: Path, model: Path) -> Report:
-    """`asked`: each suite of the params. Law: rows and items, their order, their ids and their references are the same for
-    every target."""
+def run(
+    params: EvaluateParams, asked: Asked, judge: Judge | None = None, *, target: str, chat: Path, base: Path, model: Path
+) -> Report:  # fmt: skip
+    """`asked`: each suite of the params; `judge`: where they name it among the metrics.
+
+    Law: rows and items, their order, their ids and their references are the same for every target."""
     loading.threads()
     tokenizer = ChatTokenizer(base)
     examples = _encoded(tokenizer, chat, base)
@@ -58,16 +62,16 @@ def run(params: EvaluateParams, asked: Asked, *, target: str, chat: Path, base: 
     peak = None if judged.batches else training.peak_memory()  # before a metric loads an encoder
     alone = [prompts[place] for place in latency.sample(examples, params.latency_rows)]
     waits = latency.measure(judged, alone, params.max_new_tokens, tokenizer.ends, f"evaluate {target}: one at a time")
-    references = [_reference(tokenizer, example) for example in examples]
-    rows = _rows(examples, references, losses, texts, params)
     outcomes = _outcomes(judged, tokenizer, asked, params, target)
-    total = sum(count for _, count in losses)
-    mean = sum(loss * count for loss, count in losses) / max(1, total)
+    references = [_reference(tokenizer, example) for example in examples]
+    opinion = judge([_request(example) for example in examples], texts, references) if judge else None
+    rows = _rows(examples, references, losses, texts, params, opinion)
     return Report(rows, outcomes, {
-        "target": target, "runtime": judged.runtime, "rows": len(rows), "loss": mean, "perplexity": math.exp(min(mean, 700)),
+        "target": target, "runtime": judged.runtime, "rows": len(rows), **_loss(losses),
         "metrics": {name: json_answers.mean([row["metrics"][name] for row in rows]) for name in params.metrics},
         "suites": {name: share.model_dump(mode="json") for name, share in suites.figures(outcomes).items()},
         **_known(Continued.of(manifest.read(base)), examples, losses),
+        **({"judge": _judged(opinion, params)} if opinion else {}),
         "size_bytes": sum(entry.size for entry in manifest.read(model).files.values()),
         "load_seconds": load_seconds, "loss_seconds": loss_seconds, "generate_seconds": generate_seconds,
         "tokens_per_second": generated / generate_seconds, "peak_memory_bytes": peak, **waits,
@@ -117,6 +121,11 @@ def _known(
     }
 
 
+def _loss(losses: Sequence[tuple[float, int]]) -> dict[str, float]:
+    mean = _mean(losses) or 0.0
+    return {"loss": mean, "perplexity": math.exp(min(mean, 700))}
+
+
 def _mean(losses: Sequence[tuple[float, int]]) -> float | None:
     total = sum(count for _, count in losses)
     return sum(loss * count for loss, count in losses) / total if total else None
@@ -152,9 +161,12 @@ def _folder(folder: Path, adapter: Path | None, dtype: torch.dtype, engine: Engi
 
 def _rows(
     examples: Sequence[Example], references: Sequence[str], losses: Sequence[tuple[float, int]],
-    texts: Sequence[str], params: EvaluateParams,
+    texts: Sequence[str], params: EvaluateParams, opinion: Opinion | None,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    values = {name: metrics.compute(name, texts, references, params) for name in params.metrics}
+    values: dict[str, Sequence[float | None]] = {preference.NAME: opinion.values} if opinion else {}
+    for name in params.metrics:
+        if name not in values:
+            values[name] = metrics.compute(name, texts, references, params)
     return [
         {
             "id": example.id, "tags": example.tags, "version": example.version,
@@ -165,6 +177,16 @@ def _rows(
         }
         for place, example in enumerate(examples)
     ]  # fmt: skip
+
+
+def _request(example: Example) -> str:
+    """All that was said before the answer, as a judge reads it."""
+    return "\n\n".join(f"{message.role}: {_words(message)}" for message in example.conversation[:-1])
+
+
+def _judged(opinion: Opinion, params: EvaluateParams) -> dict[str, Any]:
+    facts = {"model": params.judge.model, "position_bias": opinion.position_bias}
+    return facts | opinion.model_dump(include={"asked", "unread", "contradicted"})
 
 
 def _reference(tokenizer: ChatTokenizer, example: Example) -> str:

@@ -17,7 +17,7 @@ from tasks.evaluate import evaluate
 from tasks.fetch import fetch
 from tasks.ml import latency
 from tasks.prepare import prepare
-from tests import tiny
+from tests import chat_server, tiny
 
 LONG = {"prompt": "Write as much as you like.", "checks": [{"max_length": 10_000}], "category": "long"}
 NEVER = {"prompt": "Say nothing of it.", "checks": [{"max_length": 9_000}, {"equals": "it"}], "language": "en"}
@@ -88,6 +88,35 @@ def test_the_rows_asked_alone_are_always_the_same(chat: Path) -> None:
     assert {fewer[place].id for place in latency.sample(fewer, 4)} == chosen
     lengths = [len(examples[place].ids) for place in latency.sample(examples, 4)]
     assert lengths == sorted(lengths)
+
+
+def test_a_judge_is_one_more_metric(chat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked with the whole conversation; here it likes the reference, but for one row where it always says A."""
+    monkeypatch.setenv("TUNELINE_WORK", str(tmp_path / "work"))
+    examples = chatset.read(chat / "test.parquet")
+    odd = examples[0].conversation[-2].text
+
+    def prefers(question: str) -> str:
+        return "A" if odd in question or '{"' in chat_server.answers(question)[0] else "B"
+
+    with chat_server.serving(prefers) as peer:
+        asked = {"metrics": ["exact_match", "judge"], "judge": {"url": peer.url, "model": "m"}}
+        judge(chat, tmp_path, tmp_path / "out", **asked)
+        assert len(peer.heard) == 2 * len(examples)
+        judge(chat, tmp_path, tmp_path / "again", **asked, latency_rows=0)
+        assert len(peer.heard) == 2 * len(examples)
+    rows = lines(tmp_path / "out/rows.jsonl")
+    assert [row["metrics"]["judge"] for row in rows] == [0.5] + [0] * (len(rows) - 1)
+    measured = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert measured["metrics"]["judge"] == pytest.approx(0.5 / len(rows))
+    bias = 1 / len(rows)
+    assert measured["judge"] == {
+        "model": "m", "position_bias": bias, "asked": len(rows), "unread": 0, "contradicted": 1,
+    }  # fmt: skip
+    assert all(f"user: {row['prompt'][-1]['content']}" in "".join(peer.questions) for row in rows)
+    with pytest.raises(ParamsError, match=r"evaluate\.judge\.model"):
+        judge(chat, tmp_path, tmp_path / "none", metrics=["judge"], judge={"url": peer.url})
+    assert not (tmp_path / "none").exists()
 
 
 def test_what_is_wrong_is_said_before_anything_is_made(chat: Path, tmp_path: Path) -> None:

@@ -388,6 +388,17 @@ def test_what_each_target_costs_stands_in_one_table(workspace: Workspace) -> Non
     assert "| nf4 |" in (folder / "README.md").read_text().partition("Peak memory")[2]
 
 
+def test_a_judge_says_how_far_the_order_swayed_it(workspace: Workspace) -> None:
+    judged = {"model": HOSTILE, "asked": 20, "unread": 2, "position_bias": 0.25}
+    workspace.evaluate("nf4", judge=judged, metrics={"exact_match": 0.5, "judge": 0.4})
+    folder = workspace.report()
+    said = f"judged by {HOSTILE} on 20 rows in both orders, 2 could not be read; 25.0% changed with the order"
+    table = read_comparison(folder)
+    assert {row.target: row.note for row in table.rows if row.note} == {"nf4": said}
+    assert table.rows[-1].values["judge"] == 0.4
+    assert HOSTILE not in page(folder) and template.visible(said) in Html(page(folder)).text
+
+
 def test_the_page_shows_effective_ranks(workspace: Workspace) -> None:
     step = workspace.steps // 10 * 10
     assert re.search(

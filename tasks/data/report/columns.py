@@ -23,6 +23,7 @@ METRICS = {
         "exact_match": "Exact match", "accuracy": "Accuracy", "macro_f1": "Macro-F1", "token_f1": "Token F1",
         "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "rouge_l": "ROUGE-L", "bleu": "BLEU", "chrf": "chrF",
         "bertscore": "BERTScore", "json_valid": "Valid JSON", "json_fields": "JSON fields", "function_call": "Tool calls",
+        "judge": "Judge",
     }.items()
 }  # fmt: skip
 QUALITY = {

@@ -141,9 +141,10 @@ def _learned(evaluations: Sequence[Evaluation]) -> str | None:
 
 
 def _note(evaluation: Evaluation, verdict: Verdict | None) -> str | None:
-    if verdict is None or verdict.passed or not verdict.made:
-        return evaluation.measured.note
-    return "; ".join([*filter(None, [evaluation.measured.note]), f"refused: {rulings.broken(verdict)}"])
+    measured = evaluation.measured
+    refused = None if verdict is None or verdict.passed or not verdict.made else f"refused: {rulings.broken(verdict)}"
+    said = [measured.note, measured.judge.note if measured.judge else None, refused]
+    return "; ".join(filter(None, said)) or None
 
 
 def _metric_columns(evaluations: Sequence[Evaluation]) -> list[Column]:

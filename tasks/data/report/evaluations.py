@@ -15,6 +15,7 @@ from tasks.core.manifest import Manifest
 from tasks.core.scores import Scores
 from tasks.core.sections import Metric, Name
 from tasks.data import slices
+from tasks.data.report import units
 from tasks.data.report.values import Figure, Value, complaint
 from tasks.data.rows import Message
 from tasks.data.slices import Judged
@@ -46,6 +47,22 @@ class Answer(Value):
         return self.prediction == self.reference if judged is None else judged == 1
 
 
+class Judgement(Value):
+    """Of the metric `judge`: rows asked for in both orders, those whose reply could not be read, and the share of the others
+    whose preference changed with the order."""
+
+    model: str
+    asked: int
+    unread: int = 0
+    position_bias: Figure = None
+
+    @property
+    def note(self) -> str:
+        bias = units.as_text(self.position_bias, "share")
+        unread = f", {self.unread} could not be read" if self.unread else ""
+        return f"judged by {self.model} on {self.asked} rows in both orders{unread}; {bias} changed with the order"
+
+
 class Measured(Value):
     """Means over the test rows. Seconds, bytes and tokens/s are those of the machine that evaluated."""
 
@@ -60,6 +77,7 @@ class Measured(Value):
     loss_new: Figure = None
     perplexity: Figure = None
     metrics: dict[Metric, Figure] = Field(default_factory=dict[Metric, Figure])
+    judge: Judgement | None = None
     suites: dict[Name, Figures] = Field(default_factory=dict[Name, Figures])
     """Shares of the suites' items that passed."""
     runtime: str | None = None

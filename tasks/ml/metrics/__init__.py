@@ -2,7 +2,7 @@
 
 The project's own are local `evaluate` modules: one folder each, no hub. Each gives its mean under its own name, and `values`.
 A user's own is a function by its path, `my_package.my_module:function`: lists of predictions and references in, a list of
-one finite float a row out (tasks/ml/own_metric.py).
+one finite float a row out (tasks/ml/own_metric.py). `judge` asks another model, which the step brings along.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from typing import Any
 
 from tasks.core.errors import ParamsError
 from tasks.core.sections import EvaluateParams
+from tasks.data import preference
 from tasks.ml import own_metric
 
 
 def known() -> list[str]:
-    return sorted(folder.name for folder in Path(__file__).parent.iterdir() if (folder / f"{folder.name}.py").is_file())
+    folders = {folder.name for folder in Path(__file__).parent.iterdir() if (folder / f"{folder.name}.py").is_file()}
+    return sorted(folders | {preference.NAME})
 
 
 def check(params: EvaluateParams) -> None:

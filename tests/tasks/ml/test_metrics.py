@@ -28,11 +28,11 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
 }
 """Equal answers and foreign ones, where words alone won't do."""
 NAMES = [
-    "accuracy", "bertscore", "bleu", "chrf", "exact_match", "function_call", "json_fields", "json_valid", "macro_f1",
-    "rouge_1", "rouge_2", "rouge_l", "token_f1",
+    "accuracy", "bertscore", "bleu", "chrf", "exact_match", "function_call", "json_fields", "json_valid", "judge",
+    "macro_f1",    "rouge_1", "rouge_2", "rouge_l", "token_f1",
 ]  # fmt: skip
-TEXT_ALONE = [name for name in NAMES if name != "bertscore"]
-"""What needs no encoder; tests/tasks/ml/test_bertscore.py has the other."""
+TEXT_ALONE = [name for name in NAMES if name not in ("bertscore", "judge")]
+"""What needs no other model; tests/tasks/ml/test_bertscore.py and tests/tasks/storage/test_judging.py have the others."""
 
 
 def test_every_metric_is_1_for_equal_answers_and_0_for_foreign_ones() -> None:
