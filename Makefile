@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LOCK := infra/requirements.lock
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo test test-all lint lock bench peers formats clean
+.PHONY: help install demo days test test-all lint lock bench peers formats clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 12
@@ -24,6 +24,9 @@ $(VENV)/.installed: pyproject.toml $(LOCK) infra/base-model.txt
 demo: install ## the whole line on the sample corpus: rows in, a registered model out
 	tuneline data ingest data/sample
 	tuneline run
+
+days: install ## the gate on three arrivals and a spoilt one, in a clone of its own: promoted, refused, rolled back, verified, made again
+	python benchmarks/days.py --json .tuneline/days.json
 
 # Apart from the rest: transformers imports torchao wherever it is, which every stage of the line would pay for.
 $(VENV)/.extras: $(VENV)/.installed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -107,6 +108,32 @@ def test_a_store_that_only_fails_is_transient(
     with pytest.raises(TransientError, match="run the same command again"):
         COMMANDS[name](through, tmp_path / "first")
     assert set(registry.store.keys("")) == before
+    assert_ends_well(name, registry, tmp_path / "first")
+
+
+@pytest.mark.parametrize("name", ["publish", "promote", "pull"])
+def test_a_slow_store_is_waited_for(
+    behind: tuple[Proxy, Registry], registry: Registry, tmp_path: Path, name: str
+) -> None:
+    proxy, through = behind
+    proxy.spoil = lambda _method, _path: time.sleep(0.1)
+    COMMANDS[name](through, tmp_path / "first")
+    assert len(proxy.seen) > 3
+    proxy.spoil = lambda _method, _path: None
+    assert_ends_well(name, registry, tmp_path / "second")
+
+
+@pytest.mark.parametrize("name", ["publish", "promote"])
+def test_a_clock_that_is_off_is_said(
+    behind: tuple[Proxy, Registry], registry: Registry, tmp_path: Path, name: str
+) -> None:
+    proxy, through = behind
+    before = set(registry.store.keys(""))
+    proxy.spoil = lambda _method, _path: refusal(403, "RequestTimeTooSkewed")
+    with pytest.raises(StorageError, match="clock differs"):
+        COMMANDS[name](through, tmp_path / "first")
+    assert set(registry.store.keys("")) == before
+    proxy.spoil = lambda _method, _path: None
     assert_ends_well(name, registry, tmp_path / "first")
 
 
