@@ -52,7 +52,7 @@ def test_the_life_of_a_model(registry: Registry, tmp_path: Path) -> None:
 
 def test_a_large_file_goes_in_parts_and_comes_back(registry: Registry, tmp_path: Path) -> None:
     data = bytes(range(256)) * 4096 * 24
-    version = publish(registry, tmp_path, 1, **{"merged/large": data})
+    version = publish(registry, tmp_path, 1, "m", **{"merged/large": data})
     registry.pull(version, "merged", tmp_path / "pulled")
     assert (tmp_path / "pulled" / "large").read_bytes() == data
     registry.store.put(blobs.key(version.files["merged/large"].sha256), data[:-1] + b"x")
