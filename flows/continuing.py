@@ -11,15 +11,16 @@ from tasks.storage import checkout, continuing
 from tasks.storage.registry import Registry
 
 
-def pin(chosen: Params, root: Path) -> Params:
+def pin(chosen: Params, root: Path, data: str | None = None) -> Params:
     """The same params with `fetch.continue_from` as NAME@vN, so that every stage after this is reproducible.
 
-    ParamsError: no such version. DataError: it was trained on all rows that lie here.
+    data: the version that will be trained on, if another than the one that lies in `root`.
+    ParamsError: no such version. DataError: it was trained on all rows of that.
     """
     if chosen.fetch.continue_from is None:
         return chosen
     version = Registry.open(os.environ).find(chosen.fetch.continue_from)
-    learned, here = continuing.learned(version), checkout.current(root)
+    learned, here = continuing.learned(version), data or checkout.current(root)
     if here is not None and int(here.removeprefix("v")) <= learned:
         raise DataError(
             f"fetch.continue_from: {version.reference} has learned data v{learned}, and here lies {here}: nothing is new. "

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.context import get_run_context
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 from prefect.states import Completed, Failed
 from pydantic import ValidationError
 
-from flows import continuing, policy, preflight, report, stages
+from flows import arrivals, continuing, policy, preflight, report, stages
 from flows.stages import Futures
 from flows.supervise import Event
 from flows.workspace import Workspace, bring_back, workspace
@@ -25,6 +25,7 @@ from tasks.core import layout, params
 from tasks.core.errors import TransientError, TunelineError
 from tasks.core.params import Params
 from tasks.core.verdict import Ruling
+from tasks.storage.corpus import Corpus
 from tasks.storage.registry import Published, Registry
 
 
@@ -34,15 +35,31 @@ from tasks.storage.registry import Published, Registry
     task_runner=policy.task_runner(),
     persist_result=False,
 )
-def retrain(params: Params | None = None) -> State[Any]:
-    """Turn the corpus as it is now into a registered version. `params`: those of params.yaml unless given."""
+def retrain(
+    params: Params | None = None, data: str | None = None, when: Literal["now", "new", "due"] = "now"
+) -> State[Any]:
+    """Turn a corpus into a registered, judged version.
+
+    params: those of params.yaml unless given. data: a version of the corpus, `v3` or `latest`, in place of the one that
+    lies here. when: new: only if rows have arrived that no run has taken; due: only if the rules of `trigger` say so too.
+    """
     checkout = Path.cwd()
     try:
-        chosen = params or _params_of(checkout)
+        written = _params_of(checkout)
+        chosen = params or written
+        if deployment.id:
+            preflight.check_form(chosen, written)
         preflight.check(chosen)
         Registry.open(os.environ).store.ensure_bucket()
-        chosen = continuing.pin(chosen, checkout)
-        with workspace(checkout, _run_name(), chosen) as run:
+        corpus = Corpus.open(os.environ)
+        version = corpus.read(data) if data else None
+        if when != "now":
+            decision, version = arrivals.claim(corpus, chosen, when, _run_name())
+            if version is None:
+                return Completed(name=arrivals.SKIPPED, message=decision.reason, data={"reason": decision.reason})
+            get_run_logger().info(decision.reason)
+        chosen = continuing.pin(chosen, checkout, version and version.name)
+        with workspace(checkout, _run_name(), chosen, version, corpus) as run:
             return _line(run, chosen)
     except TunelineError as error:
         return Failed(message=str(error))

@@ -19,13 +19,14 @@ from tasks.core.errors import IntegrityError, ResourceError
 from tasks.core.params import Params
 from tasks.ml import loggers
 from tasks.storage import revision
-from tasks.storage.corpus import Corpus
+from tasks.storage.checkout import current, restore
+from tasks.storage.corpus import Corpus, DataVersion
 from tasks.storage.lineage import Lineage
 from tasks.storage.model_version import Version
 from tasks.storage.process import abandoned, owned
 from tasks.storage.registry import Registry
 from tasks.storage.revision import Snapshot
-from tasks.storage.versions import Pipeline, Scratch, share_cache
+from tasks.storage.versions import Pipeline, Scratch, scratch, share_cache
 
 LOCK = Path("dvc.lock")
 
@@ -46,14 +47,23 @@ class Workspace:
 
 
 @contextmanager
-def workspace(checkout: Path, name: str, chosen: Params) -> Generator[Workspace]:
-    """Make the workspace of a run with these params, the raw data linked into it; gone when the block ends."""
+def workspace(
+    checkout: Path, name: str, chosen: Params, data: DataVersion | None = None, corpus: Corpus | None = None
+) -> Generator[Workspace]:
+    """Make the workspace of a run with these params, the raw data linked into it; gone when the block ends.
+
+    data: a version of the corpus in place of the one that lies in the checkout.
+    """
     taken = revision.snapshot(checkout)
     overrides = params.difference(params.load(checkout / params.FILE), chosen)
     with _worktree(checkout, taken.commit, name) as root:
         share_cache(root, checkout)
         os.environ["TUNELINE_WORK"] = str(checkout / ".work")  # checkpoints outlive the workspace
         os.environ[loggers.VARIABLE] = loggers.anchored(os.environ, checkout)  # so do what loggers write
+        if data and corpus:
+            with scratch(checkout, corpus.remote) as room:
+                restore(room, data)  # into the cache, every byte checked
+            (root / f"{layout.RAW}.dvc").write_text(data.pointer, encoding="utf-8")
         pipeline = _configured(root, overrides)
         pipeline.checkout(layout.RAW)
         yield Workspace(root, checkout, taken, overrides, pipeline)
@@ -107,10 +117,14 @@ def _configured(root: Path, overrides: Mapping[str, Any]) -> Pipeline:
 def bring_back(run: Workspace) -> bool:
     """Give the user's checkout the run's dvc.lock and outputs, so that `dvc repro` there has nothing to do.
 
-    False, and nothing done, where the checkout has moved on or the run had params of its own.
+    False, and nothing done, where the checkout has moved on or the run had params or data of its own.
     """
     with _locked(run.checkout):
-        if run.overrides or revision.snapshot(run.checkout).commit != run.snapshot.commit:
+        if (
+            run.overrides
+            or current(run.root) != current(run.checkout)
+            or revision.snapshot(run.checkout).commit != run.snapshot.commit
+        ):
             return False
         partial = run.checkout / "dvc.lock.partial"
         shutil.copyfile(run.root / LOCK, partial)

@@ -143,6 +143,7 @@ def params(base: Path, **sections: dict[str, Any]) -> dict[str, Any]:
         "report": {"samples": 2},
         "publish": {"name": "tiny"},
         "promote": {},
+        "trigger": {},
     }
     for section, changes in sections.items():
         values.setdefault(section, {}).update(changes)

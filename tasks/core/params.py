@@ -26,6 +26,7 @@ from tasks.core.sections import (
     ReportParams,
     Section,
     TrainParams,
+    TriggerParams,
 )
 
 FILE = Path("params.yaml")
@@ -44,6 +45,7 @@ class Params(Section):
     report: ReportParams
     publish: PublishParams
     promote: PromoteParams
+    trigger: TriggerParams
 
 
 def load(path: Path = FILE) -> Params:

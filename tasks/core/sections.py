@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
+from zoneinfo import available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -15,6 +16,16 @@ Metric = Annotated[
 """A name, or the path of a function."""
 Engine = Literal["auto", "transformers", "vllm"]
 Word = Annotated[str, StringConstraints(min_length=1)]
+
+
+Span = Annotated[str, StringConstraints(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")]
+"""Hours of a day; a span that ends before it begins goes past midnight."""
+
+
+def _timezone(name: str) -> str:
+    if name not in available_timezones():
+        raise ValueError("no such time zone; write UTC or a name such as Europe/Berlin")
+    return name
 
 
 class Section(BaseModel):
@@ -366,6 +377,19 @@ class PromoteParams(Section):
     formats: Annotated[tuple[Name, ...], Field(description="that have to be within their budget")] = ()
     rows: Rows = Rows()
     signed: Annotated[bool, Field(description="by a key of TUNELINE_TRUSTED_KEYS, or it is not promoted")] = False
+
+
+class TriggerParams(Section):
+    """When rows that have landed are trained on without being asked."""
+
+    rows: Annotated[Count, Field(description="new rows that are worth a training")] = 50
+    wait_hours: Annotated[float, Field(ge=0, description="after which fewer are too")] = 72.0
+    drift: Annotated[float | None, Field(ge=0, le=1, description="above which fewer are too; null: not looked at")] = (
+        0.2
+    )
+    settle_minutes: Annotated[float, Field(ge=0, description="since the last arrival")] = 10.0
+    quiet: Annotated[tuple[Span, ...], Field(description="hours in which no training begins, 08:00-18:30")] = ()
+    timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
 
 
 class PublishParams(Section):

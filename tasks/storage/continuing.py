@@ -29,10 +29,16 @@ def pinned(text: str, registry: Registry) -> Version:
     return registry.find(text)
 
 
+def knows(version: Version) -> bool:
+    """Whether it says which data version it was trained on."""
+    data: Any = version.record["data"]
+    return bool(data["version"])
+
+
 def learned(version: Version) -> int:
     """The number of the data version that it was trained on. ModelError: its record does not say."""
     data: Any = version.record["data"]
-    if not data["version"]:
+    if not knows(version):
         raise ModelError(
             f"{version.reference} does not say which data version it was trained on, so that nothing tells which rows "
             "are new: continue from another version, or set fetch.continue_from: null"

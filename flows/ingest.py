@@ -1,0 +1,58 @@
+"""Landing files into the corpus, and the word that a training is due."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from flows import arrivals, policy
+from tasks import ingest as take_in
+from tasks.core import params
+from tasks.core.errors import ParamsError, TransientError, TunelineError
+from tasks.ingest import Ingested
+from tasks.storage.corpus import Corpus
+from tasks.storage.registry import Registry
+
+
+@flow(name="ingest", task_runner=policy.task_runner(), persist_result=False)
+def ingest() -> State[Any]:
+    """Take in every file that has landed in TUNELINE_LANDING, then decide whether a training is due."""
+    try:
+        chosen = params.load()
+        if "TUNELINE_LANDING" not in os.environ:
+            raise ParamsError(
+                "where do files land? Set TUNELINE_LANDING to a folder or s3://BUCKET/PREFIX, then start again"
+            )
+        Registry.open(os.environ).store.ensure_bucket()
+        done = policy.as_task(_take, "take in").submit(chosen).result(raise_on_failure=False)
+        if not isinstance(done, Ingested):
+            return Failed(message=str(done))
+        decision = arrivals.look(Corpus.open(os.environ), chosen)
+    except TunelineError as error:
+        return Failed(message=str(error))
+    taken = f"{done.version.name}, {done.version.rows} rows" if done.version else "no rows yet"
+    words = f"{taken}{'' if done.created else ', as before'}; {decision.reason}"
+    return Completed(
+        name="Ready" if decision.due else "Waiting",
+        message=words,
+        data={
+            "version": done.version and done.version.name,
+            "created": done.created,
+            "due": decision.due,
+            "reason": decision.reason,
+        },
+    )
+
+
+def _take(chosen: params.Params) -> Ingested | State[Any]:
+    try:
+        return take_in.ingest(chosen.data, source=os.environ["TUNELINE_LANDING"], workspace=Path.cwd())
+    except TransientError:
+        raise
+    except TunelineError as error:
+        return Failed(message=str(error))
