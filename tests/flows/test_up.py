@@ -34,8 +34,8 @@ def test_up_is_found_by_others_and_leaves_nothing_running(
     project = Project(tmp_path / "project", tiny_base, {})
     up = project.start("tuneline", "up")
     assert up.stdout is not None
-    lines = [up.stdout.readline() for _ in range(3)]
-    assert lines[2].startswith("Ctrl-C")
+    lines = [up.stdout.readline() for _ in range(4)]
+    assert lines[3].startswith("Ctrl-C")
     address = lines[0].split()[-1]
     with urllib.request.urlopen(f"{address}/api/health") as answer:
         assert answer.status == 200

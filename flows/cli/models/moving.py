@@ -7,24 +7,16 @@ import json
 from datetime import UTC, datetime
 
 from tasks.core.errors import ParamsError
-from tasks.storage import aliases, checkout
+from tasks.storage import aliases, checkout, promotion
 from tasks.storage.aliases import Alias, Move
 from tasks.storage.model_version import number_in
 from tasks.storage.registry import Registry
 
 
 def promote(arguments: argparse.Namespace, registry: Registry) -> int:
-    """By a verdict against what the alias names now, unless `--unjudged`."""
-    version = registry.find(arguments.reference)
-    expect, verdict = _expected(arguments.expect), None
-    if not arguments.unjudged:
-        standing = registry.aliases.read(version.name, arguments.alias)
-        number = standing.version if standing else aliases.NOWHERE
-        if expect in (None, number) and number != version.number:
-            expect, verdict = number, registry.judgements.allowing(version, number or None).digest
-    move = registry.aliases.promote(
-        version, arguments.alias, who=checkout.user(), why=arguments.why, now=datetime.now(UTC),
-        expect=expect, verdict=verdict,
+    move = promotion.promote(
+        registry, registry.find(arguments.reference), arguments.alias, who=checkout.user(), why=arguments.why,
+        expect=_expected(arguments.expect), unjudged=arguments.unjudged,
     )  # fmt: skip
     return _told(move, arguments)
 
