@@ -17,7 +17,7 @@ import pytest
 from flows.deployments import flow_of, listed
 from tests.project import ROOT, Project
 
-SECONDS = 300.0
+SECONDS = 900.0
 
 
 class Server:
@@ -63,7 +63,8 @@ class Server:
 def up(tmp_path: Path, tiny_base: Path) -> Iterator[tuple[Project, Server]]:
     landing = tmp_path / "landing"
     landing.mkdir()
-    project = Project(tmp_path / "project", tiny_base, {}, publish={"name": "alone"}, trigger={"settle_minutes": 0.0})
+    sections: dict[str, dict[str, Any]] = {"publish": {"name": "alone"}, "trigger": {"settle_minutes": 0.0}}
+    project = Project(tmp_path / "project", tiny_base, {}, **sections, quantize={"formats": []})
     process = project.start("tuneline", "up", TUNELINE_LANDING=str(landing))
     try:
         assert process.stdout is not None

@@ -19,7 +19,7 @@ from tests.project import Project, Ran
 @pytest.fixture
 def project(tmp_path: Path, tiny_base: Path, services: dict[str, str]) -> Project:
     name = f"tiny-{tmp_path.name[-40:]}".lower().replace("_", "-")
-    made = Project(tmp_path / "project", tiny_base, services, publish={"name": name})
+    made = Project(tmp_path / "project", tiny_base, services, publish={"name": name}, quantize={"formats": []})
     made("tuneline", "data", "ingest", "data/sample")
     return made
 
@@ -110,8 +110,8 @@ def test_after_a_hand_made_repro_the_flow_has_nothing_to_run_and_all_can_be_made
     assert run["ran"] == [] and run["created"]
     step.write_text(step.read_text() + "\nraise SystemExit(1)\n")
     again = json.loads(project("tuneline", "reproduce", run["version"], "--json").stdout)
-    assert again["same"] and again["files"] > 10 and not again["differing"] and not again["metrics"]
-    assert set(again["seconds"]) == STAGES, "every stage ran anew"
+    assert again["same"] and again["files"] >= 10 and not again["differing"] and not again["metrics"]
+    assert set(again["seconds"]) == {stage for stage in STAGES if not stage.endswith("@nf4")}, "every stage ran anew"
     assert not list((project.folder / ".tuneline" / "runs").iterdir())
 
 
