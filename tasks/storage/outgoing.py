@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,38 +12,36 @@ from tasks.core.manifest import FileEntry
 
 
 class Outgoing:
-    """A readable stream over `file` that must turn out to be `entry`; `path` is for the message.
+    """The bytes of `file`, which must turn out to be `entry`; `path` is for the message.
 
-    Law: before the read that ends the stream returns, everything read equals `entry`, else IntegrityError.
-    It does not seek, so whoever sends it takes the bytes once and in order.
+    `progress` is told the bytes read since it was last told: fewer than none where they are read again.
     """
 
     def __init__(self, file: BinaryIO, path: Path, entry: FileEntry, progress: Callable[[int], None]) -> None:
+        self.entry = entry
         self._file = file
         self._path = path
-        self._entry = entry
         self._progress = progress
-        self._hash = hashlib.sha256()
-        self._size = 0
+        self._told = 0
 
-    def readable(self) -> bool:
-        return True
+    def parts(self, length: int) -> Iterator[bytes]:
+        """The file from its beginning, so many bytes at a time, each read once.
 
-    def seekable(self) -> bool:
-        return False
-
-    def read(self, amount: int | None = None) -> bytes:
-        data = self._file.read(-1 if amount is None else amount)
-        self._hash.update(data)
-        self._size += len(data)
-        if amount is None or amount < 0 or len(data) < amount:
-            self._check()
-        self._progress(len(data))
-        return data
-
-    def _check(self) -> None:
-        if FileEntry(sha256=self._hash.hexdigest(), size=self._size) != self._entry:
+        Law: the iteration ends only if everything it gave was `entry`, and gives no more than that; else IntegrityError.
+        """
+        self._tell(-self._told)
+        self._file.seek(0)
+        sha256, size = hashlib.sha256(), 0
+        while (data := self._file.read(length)) and (size := size + len(data)) <= self.entry.size:
+            sha256.update(data)
+            self._tell(len(data))
+            yield data
+        if FileEntry(sha256=sha256.hexdigest(), size=size) != self.entry:
             raise IntegrityError(
-                f"{self._path} changed while it was being sent ({self._size} bytes read, {self._entry.size} measured "
+                f"{self._path} changed while it was being sent ({size} bytes read, {self.entry.size} measured "
                 "before, or another digest): let whatever writes it finish, then publish again"
             )
+
+    def _tell(self, count: int) -> None:
+        self._told += count
+        self._progress(count)

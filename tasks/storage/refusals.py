@@ -56,8 +56,8 @@ REFUSALS = (
     _row(
         StorageError,
         "ExpiredToken ExpiredTokenException TokenRefreshRequired RequestExpired",
-        "the temporary credentials have expired: get new ones and set AWS_ACCESS_KEY_ID, "
-        "AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN",
+        "the temporary credentials have expired: get new ones (log in again for AWS_PROFILE, or set AWS_ACCESS_KEY_ID, "
+        "AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN), then run the same command again; what was sent is kept",
     ),
     _row(
         StorageError,
@@ -67,9 +67,9 @@ REFUSALS = (
     ),
     _row(
         StorageError,
-        "403",
-        "access denied, without a reason: check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what "
-        "that identity may do with this bucket",
+        "403 400",  # a HEAD answer says no more; Amazon's to expired credentials is 400
+        "access denied, without a reason: check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, whether they have "
+        "expired, and what that identity may do with this bucket",
     ),
     _row(
         StorageError,

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import boto3
 from boto3.s3.transfer import TransferConfig
@@ -28,7 +28,7 @@ from urllib3.exceptions import HTTPError
 
 from tasks.core.errors import ConflictError, IntegrityError, StorageError
 from tasks.core.manifest import FileEntry
-from tasks.storage import address, conditions, refusals
+from tasks.storage import address, conditions, multipart, refusals
 from tasks.storage.conditions import Conditions
 from tasks.storage.objects import Content, Head, Item
 from tasks.storage.outgoing import Outgoing
@@ -47,11 +47,8 @@ ATTEMPTS = 5
 SMALL = 16 * 2**20
 """Bytes that one answer may hold in memory: no manifest, alias or log entry comes near."""
 CHUNK = 2**20
-PART = 8 * 2**20
 COPIED_AT_ONCE = 2**30
 """Bytes that a store copies in one request; S3 does so up to 5 GB."""
-PARTS = 9_000
-"""S3 allows 10,000 parts an upload, so larger files get larger parts."""
 
 
 @dataclass(frozen=True)
@@ -164,23 +161,19 @@ class Store:
         """Send a file, in parallel parts if it is large; the store checks each part's SHA-256.
 
         Law: bytes other than `entry` says never become visible under `key`: IntegrityError instead.
-        `progress` is told the bytes read since it was last told.
+        `progress` is told the bytes read since it was last told; fewer than none where they are read again.
         """
         with path.open("rb") as file, self._asking("sending", key):
-            stream = cast("BinaryIO", Outgoing(file, path, entry, progress))
-            sha256 = {"ChecksumAlgorithm": "SHA256"}
-            try:
-                self._client.upload_fileobj(stream, self.bucket, self._full(key), sha256, Config=_transfer(entry.size))
-            except boto.ClientError as error:
-                # The answer to "complete" may be lost; asked again, the store no longer knows that upload.
-                head = self.head(key) if _refusal(error).code == refusals.UPLOAD_GONE else None
-                if head is None or head.size != entry.size:
-                    raise
+            outgoing = Outgoing(file, path, entry, progress)
+            if entry.size < multipart.PART:
+                self._put(key, b"".join(outgoing.parts(multipart.PART)))
+            else:
+                multipart.send(self._client, self.bucket, self._full(key), outgoing)
 
     def copy(self, key: str, size: int, target: Store, target_key: str) -> None:
         """Let the store itself copy an object to another prefix or bucket of its own, in parts if it is very large."""
         source: CopySourceTypeDef = {"Bucket": self.bucket, "Key": self._full(key)}
-        part = max(COPIED_AT_ONCE, math.ceil(size / PARTS))
+        part = max(COPIED_AT_ONCE, math.ceil(size / multipart.PARTS))
         config = TransferConfig(multipart_threshold=COPIED_AT_ONCE + 1, multipart_chunksize=part, max_concurrency=4)
         with target._asking(f"copying {self.at(key)} to", target_key):
             target._client.copy(source, target.bucket, target._full(target_key), Config=config)
@@ -210,17 +203,8 @@ class Store:
 
     def abort_uploads(self, prefix: str, before: datetime) -> int:
         """Drop the invisible parts of uploads that began before a moment and never ended; how many uploads."""
-        count = 0
-        pages = self._client.get_paginator("list_multipart_uploads")
         with self._asking("clearing unfinished uploads of", prefix):
-            for page in pages.paginate(Bucket=self.bucket, Prefix=self._full(prefix)):
-                for item in page.get("Uploads", ()):
-                    if "Key" in item and "UploadId" in item and "Initiated" in item and item["Initiated"] < before:
-                        self._client.abort_multipart_upload(
-                            Bucket=self.bucket, Key=item["Key"], UploadId=item["UploadId"]
-                        )
-                        count += 1
-        return count
+            return multipart.abort(self._client, self.bucket, self._full(prefix), before)
 
     def ensure_bucket(self) -> None:
         """Create the bucket if it is missing. Law: twice is once."""
@@ -328,6 +312,8 @@ def _connect(environ: Mapping[str, str], endpoint: str | None) -> S3Client:
         aws_session_token=environ.get("AWS_SESSION_TOKEN") or None,
     )
     client.meta.events.register("needs-retry.s3.PutObject", cast("Callable[..., None]", _wait_for_other_writer))
+    for operation in ("PutObject", "UploadPart"):
+        client.meta.events.register(f"before-sign.s3.{operation}", cast("Callable[..., None]", _sign_checksum_alone))
     return client
 
 
@@ -338,12 +324,14 @@ def _attempts(environ: Mapping[str, str]) -> int:
     return int(text)
 
 
+def _sign_checksum_alone(request: Any, **_: Any) -> None:
+    """The signature covers the SHA-256 by which the store checks the body; the body is not hashed once more for it."""
+    config: Config = request.context["client_config"]
+    s3 = cast("Any", {**cast("Any", config).s3, "payload_signing_enabled": False})
+    request.context["client_config"] = config.merge(Config(s3=s3))
+
+
 def _wait_for_other_writer(attempts: int, response: tuple[Any, Any] | None, **_: Any) -> float | None:
     """Seconds until botocore asks again: Amazon wants a put that was refused with 409 repeated, botocore does not."""
     busy = response is not None and response[0].status_code == 409
     return 0.05 * 2**attempts if busy and attempts < ATTEMPTS else None
-
-
-def _transfer(size: int) -> TransferConfig:
-    part = max(PART, math.ceil(size / PARTS))
-    return TransferConfig(multipart_threshold=PART, multipart_chunksize=part, max_concurrency=4)

@@ -36,8 +36,9 @@ from tasks.core.errors import (
 )
 from tasks.storage import blobs, destination
 from tasks.storage.audit import LogEntry
+from tasks.storage.multipart import PART
 from tasks.storage.registry import Published, Registry
-from tasks.storage.store import PART, SMALL, Store
+from tasks.storage.store import SMALL, Store
 from tests.registries import Service
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)

@@ -25,9 +25,10 @@ from tasks.core.errors import (
 from tasks.core.manifest import FileEntry
 from tasks.storage import blobs, refusals
 from tasks.storage.conditions import Conditions
+from tasks.storage.multipart import PART
 from tasks.storage.objects import Head
 from tasks.storage.registry import Registry
-from tasks.storage.store import PART, Store
+from tasks.storage.store import Store
 from tests import faulty_store
 from tests.faulty_store import Answer, Proxy, cut, once, refusal
 from tests.registries import Service, begin_upload
