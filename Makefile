@@ -47,9 +47,14 @@ lint: install
 	basedpyright
 
 bench: install ## every benchmark, in its quick form
-	for script in overhead demo prepare train merge; do python benchmarks/$$script.py --quick || exit 1; done
+	for script in overhead demo prepare train merge registry; do python benchmarks/$$script.py --quick || exit 1; done
 
-peers: $(foreach peer,trl unsloth llamafactory,.peers/$(peer)/.installed) ## the trainers that the benchmarks compare with, an environment each
+peers: $(foreach peer,trl unsloth llamafactory transfers,.peers/$(peer)/.installed) ## what the benchmarks compare with, an environment each
+
+.peers/transfers/.installed: infra/peers/transfers.txt
+	test -x .peers/transfers/bin/python || $(PYTHON) -m venv .peers/transfers
+	.peers/transfers/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
 
 # Everything is pinned, so the order of the two installations does not matter; the second takes its packages alone.
 .peers/%/.installed: infra/peers/%.txt
