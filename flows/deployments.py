@@ -24,11 +24,13 @@ def listed(file: Path = FILE) -> list[dict[str, Any]]:
     return yaml.safe_load(file.read_text(encoding="utf-8"))["deployments"]
 
 
-def served(*, landing: bool) -> list[RunnerDeployment]:
-    """Each as Prefect's `serve` takes it; work pools are left aside. Without a landing place nothing is looked for there."""
-    return [
-        _deployment(given if landing or given["name"] != "ingest" else {**given, "schedules": []}) for given in listed()
-    ]
+def made(*, landing: bool, **more: Any) -> list[RunnerDeployment]:
+    """Each as Prefect serves or applies it, with more of what `to_deployment` takes. Without a landing place nothing is
+    looked for there by itself."""
+    given = (
+        listed() if landing else [each if each["name"] != "ingest" else {**each, "schedules": []} for each in listed()]
+    )
+    return [_deployment(each, more) for each in given]
 
 
 def flow_of(entrypoint: str) -> Flow[..., Any]:
@@ -37,7 +39,7 @@ def flow_of(entrypoint: str) -> Flow[..., Any]:
     return getattr(importlib.import_module(module), name)
 
 
-def _deployment(given: dict[str, Any]) -> RunnerDeployment:
+def _deployment(given: dict[str, Any], more: dict[str, Any]) -> RunnerDeployment:
     made = flow_of(given["entrypoint"]).to_deployment(
         given["name"], description=given["description"], tags=given["tags"],
         schedules=[_schedule(each) for each in given.get("schedules", [])],
@@ -46,6 +48,7 @@ def _deployment(given: dict[str, Any]) -> RunnerDeployment:
         concurrency_limit=ConcurrencyLimitConfig.model_validate(given["concurrency_limit"])
         if "concurrency_limit" in given else None,
         entrypoint_type=EntrypointType.MODULE_PATH,
+        **more,
     )  # fmt: skip
     return cast("RunnerDeployment", made)
 

@@ -35,20 +35,21 @@ DATA_VERSIONS = "data/versions/*"
 DATA_REPORTS = "data/reports/*"
 DATA_BYTES = "data/dvc/*"
 DATA_PROBES = "data/probe/*"
+CLAIMS = "data/trained/*"
 
 PLACES = (
     FORMAT, MARKER, BLOBS, VERSIONS, ALIASES, VERDICTS, SIGNATURES, PINS, LOG, LEASES, PROBES, DATA_VERSIONS,
-    DATA_REPORTS, DATA_BYTES, DATA_PROBES,
+    DATA_REPORTS, DATA_BYTES, DATA_PROBES, CLAIMS,
 )  # fmt: skip
 """Every place of a registry."""
 
-ONCE = (FORMAT, VERSIONS, VERDICTS, SIGNATURES, PINS, LOG, LEASES, DATA_VERSIONS)
+ONCE = (FORMAT, VERSIONS, VERDICTS, SIGNATURES, PINS, LOG, LEASES, DATA_VERSIONS, CLAIMS)
 """Where an object is created and never replaced."""
 
 MOVING = (ALIASES, MARKER)
 """Where an object is replaced, by whoever has read what it replaces."""
 
-KEPT = (LOG, VERDICTS, SIGNATURES, DATA_VERSIONS, FORMAT)
+KEPT = (LOG, VERDICTS, SIGNATURES, DATA_VERSIONS, CLAIMS, FORMAT)
 """What nobody removes."""
 
 SETTINGS = ("s3:DeleteBucket", "s3:PutBucket*", "s3:DeleteBucketPolicy", "s3:PutLifecycleConfiguration",
@@ -116,7 +117,7 @@ def _union(*places: tuple[str, ...]) -> tuple[str, ...]:
 READER = Role("reader", "list, show, pull, verify, export, data status")
 TRAINER = Role(
     "trainer", "read the corpus, publish and sign versions, record verdicts; moves no alias",
-    writes=(FORMAT, BLOBS, VERSIONS, SIGNATURES, VERDICTS, LOG, LEASES, PROBES), deletes=(LEASES, PROBES),
+    writes=(FORMAT, BLOBS, VERSIONS, SIGNATURES, VERDICTS, LOG, LEASES, PROBES, CLAIMS), deletes=(LEASES, PROBES),
     uploads=(BLOBS,),
 )  # fmt: skip
 PROMOTER = Role(

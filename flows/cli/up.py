@@ -25,5 +25,5 @@ def main(arguments: argparse.Namespace) -> int:
         print("Ctrl-C stops all of it.", flush=True)
         # On SIGTERM Prefect's runner stops well but forgets to await itself, which would be all that the user sees.
         warnings.filterwarnings("ignore", "coroutine 'Runner.astop' was never awaited")
-        serve(*deployments.served(landing=landing is not None), print_starting_message=False)
+        serve(*deployments.made(landing=landing is not None), print_starting_message=False)
     return 0

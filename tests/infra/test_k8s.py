@@ -94,7 +94,7 @@ def test_a_prefect_server_takes_the_template_and_the_deployment(prefect_api: Pre
 
     async def look() -> tuple[Any, Any]:
         async with get_client() as client:
-            return await client.read_deployment_by_name("retrain/retrain-gpu"), await client.read_work_pool("gpu")
+            return await client.read_deployment_by_name("retrain/retrain"), await client.read_work_pool("gpu")
 
     deployment, pool = asyncio.run(look())
     assert deployment.entrypoint == "flows.retrain.retrain" and deployment.job_variables["image"] == IMAGE
