@@ -14,12 +14,12 @@ from typing import TypeVar
 from tasks.core import digest, events
 from tasks.core.errors import IntegrityError
 from tasks.core.manifest import FileEntry
+from tasks.storage import multipart
 from tasks.storage.objects import Head
 from tasks.storage.store import Store
 
 FOLDER = "blobs/"
 PARALLEL = 4
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -46,7 +46,7 @@ def _measure(path: Path) -> FileEntry:
 
 
 def send(store: Store, files: Mapping[str, Path], entries: Mapping[str, FileEntry]) -> Sent:
-    """Upload what the store lacks, several files at a time.
+    """Upload what the store lacks: small files several at a time, then large ones each over several connections.
 
     Law: afterwards every entry's blob is there; a blob of the right size is not sent again.
     IntegrityError if a file is no longer what `entries` says of it.
@@ -60,7 +60,10 @@ def send(store: Store, files: Mapping[str, Path], entries: Mapping[str, FileEntr
     ]
     uploaded = sum(entry.size for _, entry in missing)
     meter = Meter("uploaded", uploaded)
-    each(lambda item: store.upload(key(item[1].sha256), *item, meter.add), missing, meter)
+    small = [item for item in missing if item[1].size < multipart.PART]
+    each(lambda item: store.upload(key(item[1].sha256), *item, meter.add), small, meter)
+    for path, entry in (item for item in missing if item[1].size >= multipart.PART):
+        store.upload(key(entry.sha256), path, entry, meter.add)
     return Sent(uploaded, sum(entry.size for _, entry in blobs.values()) - uploaded)
 
 
