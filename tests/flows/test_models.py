@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,29 +12,14 @@ from tasks.storage.judgements import Judgement
 from tasks.storage.registry import Registry
 from tasks.storage.store import Store
 from tests.gate_cases import BASE, WIDE, case, scores
+from tests.models import ask, published, say
 from tests.project import Project
 from tests.registries import publish
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, services: dict[str, str]) -> Project:
-    """Three small versions of a model, as `publish` registers them."""
-    folder = tmp_path_factory.mktemp("models")
-    made = Project(folder / "project", tiny_base, services)
-    registry = Registry.open(made.environment)
-    registry.store.ensure_bucket()
-    for number in (1, 2, 3):
-        publish(registry, folder, number, "desk")
-    return made
-
-
-def ask(project: Project, *words: str, code: int = 0, **more: str) -> Any:
-    return json.loads(project("tuneline", "models", *words, "--json", code=code, **more).stdout)
-
-
-def say(project: Project, *words: str, code: int = 0, **more: str) -> str:
-    done = project("tuneline", "models", *words, code=code, **more)
-    return done.stderr if code else done.stdout
+    return published(tmp_path_factory.mktemp("models"), tiny_base, services, 1, 2, 3)
 
 
 def test_the_life_of_a_champion(project: Project, tmp_path: Path) -> None:

@@ -4,35 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tasks.storage import keys
 from tasks.storage.registry import Registry
+from tests.models import ask, published, say
 from tests.project import Project
-from tests.registries import publish
 from tests.signers import pair
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, services: dict[str, str]) -> Project:
-    folder = tmp_path_factory.mktemp("signing")
-    made = Project(folder / "project", tiny_base, services)
-    registry = Registry.open(made.environment)
-    registry.store.ensure_bucket()
-    for number in (1, 2):
-        publish(registry, folder, number, "desk")
-    return made
-
-
-def ask(project: Project, *words: str, code: int = 0, **more: str) -> Any:
-    return json.loads(project("tuneline", "models", *words, "--json", code=code, **more).stdout)
-
-
-def say(project: Project, *words: str, code: int = 0, **more: str) -> str:
-    done = project("tuneline", "models", *words, code=code, **more)
-    return done.stderr if code else done.stdout
+    return published(tmp_path_factory.mktemp("signing"), tiny_base, services, 1, 2)
 
 
 def test_from_a_key_to_a_checked_folder(project: Project, tmp_path: Path) -> None:
