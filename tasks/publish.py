@@ -55,14 +55,18 @@ def publish_from(
     signer = keys.signer(os.environ)
     models = _models(workspace)
     report = workspace / layout.RUN_REPORT
-    files = {f"report/{name}": report / name for name in manifest.verify(report).files}
-    for part, folder in models.items():
-        files |= {f"{part}/{name}": folder / name for name in (*manifest.read(folder).files, manifest.NAME)}
+    sealed = {"report": manifest.verify(report), **{part: manifest.read(folder) for part, folder in models.items()}}
+    verified = {f"{part}/{name}": entry for part, made in sealed.items() for name, entry in made.files.items()}
+    folders = {"report": report, **models}
+    files = {f"{part}/{name}": folders[part] / name for part, made in sealed.items() for name in made.files}
+    files |= {f"{part}/{manifest.NAME}": folder / manifest.NAME for part, folder in models.items()}
     into.store.ensure_bucket()
     with _changes(snapshot) as changes:
         files |= changes
         record = _record(workspace, snapshot, seconds)
-        published = into.publish(params.name, files, _identity(models), record, datetime.now(UTC), checkout.user())
+        published = into.publish(
+            params.name, files, _identity(models), record, datetime.now(UTC), checkout.user(), verified
+        )
         if signer:
             _sign(published, files, signer, into)
     return published
@@ -92,7 +96,7 @@ def _sign(published: Published, files: Mapping[str, Path], key: PrivateKey, into
     version = published.version
     if any(each.key_id == key.public.id and not each.problem for each in into.signatures.of(version)):
         return
-    if not published.created and _models_in(version.files) != blobs.measure(_models_in(files)):
+    if not published.created and _models_in(version.files) != blobs.measure(_models_in(files), {}):
         raise IntegrityError(
             f"{version.reference} says that it is the same work and holds other files than those here, so that it is not "
             f"signed: tuneline models verify {version.reference} tells more, or publish under another name"

@@ -36,9 +36,11 @@ def key(sha256: str) -> str:
     return f"{FOLDER}sha256/{sha256[:2]}/{sha256}"
 
 
-def measure(files: Mapping[str, Path]) -> dict[str, FileEntry]:
-    """Digest and size of every file."""
-    return dict(zip(files, each(_measure, files.values()), strict=True))
+def measure(files: Mapping[str, Path], known: Mapping[str, FileEntry]) -> dict[str, FileEntry]:
+    """Digest and size of every file, from what is known of it or by reading it."""
+    unknown = [name for name in files if name not in known]
+    found = dict(zip(unknown, each(_measure, [files[name] for name in unknown]), strict=True))
+    return {name: known.get(name) or found[name] for name in files}
 
 
 def _measure(path: Path) -> FileEntry:

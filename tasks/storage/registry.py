@@ -116,9 +116,11 @@ class Registry:
         record: Mapping[str, Any],
         now: datetime,
         who: str,
+        verified: Mapping[str, FileEntry] | None = None,
     ) -> Published:
         """Register files as the next version of `name`, or find the version that this `identity` already is.
 
+        verified: of files that were just read and hashed, what they were; what is sent is held against that as it goes.
         Laws: publishing an identity twice is one version, and the second time writes nothing; numbers go 1, 2, 3
         without gaps, whoever races; a version's blobs are all there before it is; killed anywhere, a publisher
         leaves a whole version or none, and the audit line is the only thing that a version may lack.
@@ -130,7 +132,7 @@ class Registry:
         if known := self._made_by(identity, name, numbers):
             return known
         try:
-            wanted = _plan(draft(name, blobs.measure(files), identity, record, now))
+            wanted = _plan(draft(name, blobs.measure(files, verified or {}), identity, record, now))
             with leases.held(self.store, name, wanted.digests, now, who):
                 published = self._send(files, wanted, numbers)
         except OSError as error:

@@ -277,6 +277,18 @@ def test_a_file_that_changes_while_it_is_sent_is_no_version(
     assert list(registry.store.keys("")) == ["registry.json"]
 
 
+def test_what_was_verified_is_held_against_what_is_sent(registry: Registry, tmp_path: Path) -> None:
+    """One reading less, and no trust more: a file that is another by then is no version."""
+    files = laid(tmp_path / "in", {"merged/weights": b"new", "merged/config": b"{}"})
+    verified = blobs.measure(files, {})
+    files["merged/weights"].write_bytes(b"old")
+    with pytest.raises(IntegrityError, match="weights changed while it was being sent"):
+        registry.publish("m", files, "work", {}, NOW, "ada", verified)
+    assert registry.names() == []
+    files["merged/weights"].write_bytes(b"new")
+    assert registry.publish("m", files, "work", {}, NOW, "ada", verified).version.files == verified
+
+
 def test_an_interrupt_stops_the_other_transfers() -> None:
     meter = blobs.Meter("sent", 100)
     began = threading.Event()
