@@ -13,6 +13,7 @@ from typing import Any
 from flows.server import prefect_server
 from tasks.core import layout
 from tasks.storage.embedded import s3
+from tasks.storage.registry import DEFAULT_REGISTRY
 
 USUAL_PORT = 4200
 LOGGING = {
@@ -31,13 +32,17 @@ def services(*, store: bool = False, prefect: bool = False, port: int | None = N
     """
     home = Path.cwd() / layout.HOME
     wanted: list[AbstractContextManager[Any]] = []
+    named: dict[str, str] = {}
     if store and "TUNELINE_REGISTRY" not in os.environ:
         wanted.append(s3(home))
+        named = {
+            "TUNELINE_REGISTRY": DEFAULT_REGISTRY
+        }  # or a child in another folder would start a store of its own there
     if prefect and "PREFECT_API_URL" not in os.environ:
         wanted.append(prefect_server(home, port))
     before = dict(os.environ)
     with ExitStack() as stack, ThreadPoolExecutor(max_workers=2) as pool:
-        settings = dict(LOGGING)
+        settings = LOGGING | named
         for instance in [future.result() for future in [pool.submit(stack.enter_context, each) for each in wanted]]:
             settings |= instance.environment()
         os.environ.update(settings)

@@ -92,7 +92,7 @@ def test_what_lands_is_trained_on_once_and_nothing_else_is(up: tuple[Project, Se
     assert server.wait("ingest", 1)[0] == ("Ready", "v1, 420 rows; v1 brings 420 new rows, at least 50")
     server.ready()  # a second time: two runs, one training
     (state, message), second = server.wait("retrain", 2)
-    assert state in ("Completed", "Refused") and "alone@v1 registered" in message
+    assert state in ("Completed", "Refused") and "alone@v1 registered" in message, message
     assert second == ("Skipped", "nothing has arrived since the last training")
     server.landed()
     name, message = server.wait("ingest", 2)[1]

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tasks.core import manifest
 from tests.project import Project, Ran
 
 
-@pytest.fixture
-def project(tmp_path: Path, tiny_base: Path, services: dict[str, str]) -> Project:
-    name = f"tiny-{tmp_path.name[-40:]}".lower().replace("_", "-")
-    made = Project(tmp_path / "project", tiny_base, services, publish={"name": name}, quantize={"formats": []})
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, services: dict[str, str]) -> Project:
+    """One that has taken rows in and run nothing yet."""
+    folder = tmp_path_factory.mktemp("retrain")
+    made = Project(folder / "project", tiny_base, services, publish={"name": "tiny"}, quantize={"formats": []})
     made("tuneline", "data", "ingest", "data/sample")
     return made
 
@@ -100,94 +95,6 @@ def test_the_ui_has_the_run_s_artifacts_and_cached_states(ran: Ran) -> None:
     assert states == {**dict.fromkeys(STAGES, "Cached"), "publish": "Completed", "promote": "Completed"}
 
 
-def test_after_a_hand_made_repro_the_flow_has_nothing_to_run_and_all_can_be_made_again(project: Project) -> None:
-    """The version was made with a change that nobody committed, which it brings along."""
-    step = project.folder / "tasks" / "report.py"
-    step.write_text(step.read_text() + "\n# uncommitted\n")
-    by_hand = project("dvc", "repro")
-    assert "Running stage 'train'" in by_hand.stdout
-    run = project.run()
-    assert run["ran"] == [] and run["created"]
-    step.write_text(step.read_text() + "\nraise SystemExit(1)\n")
-    again = json.loads(project("tuneline", "reproduce", run["version"], "--json").stdout)
-    assert again["same"] and again["files"] >= 10 and not again["differing"] and not again["metrics"]
-    assert set(again["seconds"]) == {stage for stage in STAGES if not stage.endswith("@nf4")}, "every stage ran anew"
-    assert not list((project.folder / ".tuneline" / "runs").iterdir())
-
-
-def test_a_killed_training_resumes_and_ends_with_the_same_bytes(project: Project, tmp_path: Path) -> None:
-    """kill -9 of the training step in the middle of a run, then the same command again."""
-    slow = ["--set", "train.epochs=30"]
-    undisturbed = project.run(*slow)
-    wanted = _adapter(project, undisturbed["version"], tmp_path / "wanted")
-    shutil.rmtree(project.folder / ".dvc" / "cache" / "runs")
-    shutil.rmtree(project.folder / ".work", ignore_errors=True)
-
-    process = project.start("tuneline", "run", *slow, TUNELINE_CHECKPOINT_SECONDS="0")
-    _kill_training(project)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 11
-    assert "train was killed (SIGKILL)" in err and "Traceback" not in err
-    assert project.checkpoints()
-
-    again = project("tuneline", "run", *slow, "--json")
-    assert "resuming after step" in again.stderr
-    outcome = json.loads(again.stdout)
-    assert "train" in outcome["ran"] and not outcome["created"]
-    assert outcome["version"] == undisturbed["version"]
-    assert _adapter(project, outcome["version"], tmp_path / "found") == wanted
-
-
-def _adapter(project: Project, version: str, folder: Path) -> str:
-    project("tuneline", "models", "pull", version, "--part", "adapter", "--to", str(folder))
-    return manifest.verify(folder).digest
-
-
-def _kill_training(project: Project) -> None:
-    """Wait for checkpoints of a training that goes on, and kill the step's own process."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if len(project.checkpoints()) >= 2:
-            for pid in _training(project):
-                os.kill(pid, signal.SIGKILL)
-                return
-        time.sleep(0.02)
-    raise AssertionError("no training process with checkpoints was seen")
-
-
-def _training(project: Project) -> Iterator[int]:
-    """Processes `python -m tasks.train` whose working directory lies in the project."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-            inside = (entry / "cwd").readlink().is_relative_to(project.folder)
-        except OSError:
-            continue
-        if inside and b"tasks.train" in words and words[0].endswith(b"python"):
-            yield int(entry.name)
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_the_flow_s_end_ends_the_stage(project: Project, number: signal.Signals) -> None:
-    process = project.start("tuneline", "run", "--set", "train.epochs=300", TUNELINE_CHECKPOINT_SECONDS="0")
-    deadline = time.monotonic() + 120
-    while not project.checkpoints() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert list(_training(project))
-    process.send_signal(number)
-    process.communicate(timeout=60)
-    assert process.returncode
-    deadline = time.monotonic() + 30
-    while list(_training(project)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not list(_training(project))
-    assert project.checkpoints()
-    if number == signal.SIGKILL:  # the next command removes what the killed one could not
-        assert list(project.folder.glob(".tuneline/runs/*"))
-        project("tuneline", "run", "--dry-run")
-    assert not list(project.folder.glob(".tuneline/runs/*"))
-
-
 @pytest.mark.parametrize(
     ("options", "code", "says"),
     [
@@ -219,3 +126,18 @@ def test_a_store_that_refuses_is_one_message(project: Project, changes: dict[str
     assert "wrongwrong" not in failed.stderr
     refused = project("tuneline", "run", code=11, **changes).stderr
     assert says in refused.splitlines()[-1] and "fetch" not in refused and "wrongwrong" not in refused
+
+
+def test_after_a_hand_made_repro_the_flow_has_nothing_to_run_and_all_can_be_made_again(project: Project) -> None:
+    """The version was made with a change that nobody committed, which it brings along."""
+    step = project.folder / "tasks" / "report.py"
+    step.write_text(step.read_text() + "\n# uncommitted\n")
+    by_hand = project("dvc", "repro")
+    assert "Running stage 'train'" in by_hand.stdout
+    run = project.run()
+    assert run["ran"] == [] and run["created"]
+    step.write_text(step.read_text() + "\nraise SystemExit(1)\n")
+    again = json.loads(project("tuneline", "reproduce", run["version"], "--json").stdout)
+    assert again["same"] and again["files"] >= 10 and not again["differing"] and not again["metrics"]
+    assert set(again["seconds"]) == {stage for stage in STAGES if not stage.endswith("@nf4")}, "every stage ran anew"
+    assert not list((project.folder / ".tuneline" / "runs").iterdir())

@@ -23,8 +23,9 @@ def main(arguments: argparse.Namespace) -> int:
     events.send_to(events.Terminal())
     if arguments.action == "keygen":
         return signing.keygen(arguments)
+    embedded = "TUNELINE_REGISTRY" not in os.environ
     with services(store=True):
         registry = Registry.open(os.environ)
-        if "TUNELINE_REGISTRY" not in os.environ:
+        if embedded:
             registry.store.ensure_bucket()  # the embedded store may never have been used; another's bucket is not ours to make
         return ACTIONS[arguments.action](arguments, registry)
