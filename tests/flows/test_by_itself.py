@@ -103,10 +103,8 @@ def test_what_lands_is_trained_on_once_and_nothing_else_is(up: tuple[Project, Se
     server.landed()
     name, message = server.wait("ingest", 3)[2]
     assert name == "Waiting" and message.startswith("v2, 440 rows; v2 waits: 20 of 50 new rows, drift ")
-    server.post(
-        "/events", [{"event": "tuneline.data.ready", "resource": {"prefect.resource.id": "tuneline.model.alone"}}]
-    )
-    assert server.wait("retrain", 2)[1] == ("Skipped", message.removeprefix("v2, 440 rows; "))
+    server.ready()
+    assert server.wait("retrain", 3)[2] == ("Skipped", message.removeprefix("v2, 440 rows; "))
     assert len(json.loads(project("tuneline", "models", "list", "--json").stdout)) == 1
 
 
