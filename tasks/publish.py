@@ -9,7 +9,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
@@ -26,8 +26,6 @@ from tasks.storage import blobs, checkout, keys, lineage, revision
 from tasks.storage.keys import PrivateKey
 from tasks.storage.registry import Published, Registry
 from tasks.storage.revision import Snapshot
-
-Value = TypeVar("Value")
 
 LARGEST_CHANGES = 8 << 20
 
@@ -96,18 +94,13 @@ def _sign(published: Published, files: Mapping[str, Path], key: PrivateKey, into
     version = published.version
     if any(each.key_id == key.public.id and not each.problem for each in into.signatures.of(version)):
         return
-    if not published.created and _models_in(version.files) != blobs.measure(_models_in(files), {}):
+    if not published.created and lineage.of_models(version.files) != blobs.measure(lineage.of_models(files), {}):
         raise IntegrityError(
             f"{version.reference} says that it is the same work and holds other files than those here, so that it is not "
             f"signed: tuneline models verify {version.reference} tells more, or publish under another name"
         )
     into.signatures.sign(version, key, who=checkout.user(), now=datetime.now(UTC))
     events.note(f"{version.reference} is signed with the key {key.public.id}")
-
-
-def _models_in(files: Mapping[str, Value]) -> dict[str, Value]:
-    """All but the report, which may have been written anew."""
-    return {path: value for path, value in files.items() if not path.startswith("report/")}
 
 
 def _models(workspace: Path) -> dict[str, Path]:

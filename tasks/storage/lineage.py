@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from tasks.core import digest, layout, params
 from tasks.core.errors import IntegrityError
@@ -19,10 +19,17 @@ from tasks.storage import blobs
 from tasks.storage.model_version import Version
 from tasks.storage.store import Store
 
+Value = TypeVar("Value")
+
 CHANGES = "source/changes.patch"
 """The file of a version that holds what was not committed when it was made."""
 LOCK_FILE = Path("infra/requirements.lock")
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "tokenizers", "dvc", "prefect")
+
+
+def of_models(files: Mapping[str, Value]) -> dict[str, Value]:
+    """The files of a version that its identity makes equal: not the report, which holds times, nor what was not committed."""
+    return {path: value for path, value in files.items() if path.partition("/")[0] not in ("report", "source")}
 
 
 def environment(root: Path) -> dict[str, Any]:
@@ -102,7 +109,7 @@ class Remade:
     @classmethod
     def of(cls, version: Version, root: Path) -> Remade:
         """Compares the models' files with those in a workspace; reports hold times, so their metrics stand for them."""
-        names = [name for name in version.files if name.partition("/")[0] not in ("report", "source")]
+        names = list(of_models(version.files))
         differing = [name for name in names if not _same(version, name, root)]
         found = params.flat(json.loads((root / layout.RUN_REPORT / "metrics.json").read_bytes()))
         recorded = params.flat(cast("dict[str, Any]", version.record["metrics"]))
