@@ -16,7 +16,6 @@ from tasks.core import params
 from tasks.core.errors import ParamsError, TransientError, TunelineError
 from tasks.ingest import Ingested
 from tasks.storage.corpus import Corpus
-from tasks.storage.registry import Registry
 
 
 @flow(name="ingest", task_runner=policy.task_runner(), persist_result=False)
@@ -28,10 +27,11 @@ def ingest() -> State[Any]:
             raise ParamsError(
                 "where do files land? Set TUNELINE_LANDING to a folder or s3://BUCKET/PREFIX, then start again"
             )
-        Registry.open(os.environ).store.ensure_bucket()
-        done = policy.as_task(_take, "take in").submit(chosen).result(raise_on_failure=False)
-        if not isinstance(done, Ingested):
-            return Failed(message=str(done))
+        taking = policy.as_task(_take, "take in").submit(chosen)
+        taking.wait()
+        if not taking.state.is_completed():
+            return Failed(message=taking.state.message)
+        done: Ingested = taking.result()
         decision = arrivals.look(Corpus.open(os.environ), chosen)
     except TunelineError as error:
         return Failed(message=str(error))

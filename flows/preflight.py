@@ -42,7 +42,7 @@ def check_form(chosen: Params, written: Params) -> None:
     for path, value in asked.items():
         if value and value != allowed[path]:
             raise ParamsError(
-                f"{path}: {value!r} is not what params.yaml says, and only that may name code, files or addresses"
+                f"{path}: {value!r} is not what params.yaml says, and only that may name code, files or addresses: change it there"
             )
 
 

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from flows import preflight
+from flows.ingest import ingest
 from flows.registry import gc, promote, rollback
 from flows.server import PrefectServer
 from tasks.core import params
 from tasks.core.errors import ParamsError
+from tasks.storage import checkout
 from tasks.storage.registry import Registry
 from tests.project import ROOT, Project
 from tests.registries import publish
@@ -37,7 +39,7 @@ def test_a_champion_comes_and_goes(registry: Registry) -> None:
     states = [promote(f"desk@v{number}", why="asked for", unjudged=True, return_state=True) for number in (1, 2, 2)]
     assert [state.message for state in states] == [
         "desk@champion names v1 now (move 1)", "desk@champion names v2 now, v1 before (move 2)",
-        "desk@champion names v2 already (move 2)",
+        f"desk@champion names v2 already (move 2, by {checkout.user()}: asked for)",
     ]  # fmt: skip
     assert (
         rollback("desk", why="complaints", return_state=True).message
@@ -51,6 +53,20 @@ def test_what_would_go_is_said_and_goes_when_asked(registry: Registry) -> None:
     said = "0 versions, 1 blobs, 4 bytes"
     assert gc(grace_hours=0, return_state=True).message == f"would go: {said}"
     assert gc(grace_hours=0, delete=True, return_state=True).message == f"removed: {said}"
+
+
+@pytest.mark.parametrize(
+    ("landing", "says"), [(None, "Set TUNELINE_LANDING to a folder or"), ("/no/such/place", "/no/such/place")]
+)
+def test_a_landing_place_that_is_none_is_said(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, landing: str | None, says: str
+) -> None:
+    (tmp_path / params.FILE).write_bytes((ROOT / params.FILE).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    if landing:
+        monkeypatch.setenv("TUNELINE_LANDING", landing)
+    state = ingest(return_state=True)
+    assert state.is_failed() and says in (state.message or "")
 
 
 @pytest.mark.parametrize(
