@@ -1,4 +1,4 @@
-"""The deployments that infra/prefect.yaml lists, for a machine that serves them itself."""
+"""The deployments that infra/prefect.yaml lists, for a machine that serves them itself and for work pools."""
 
 from __future__ import annotations
 
@@ -27,10 +27,8 @@ def listed(file: Path = FILE) -> list[dict[str, Any]]:
 def made(*, landing: bool, **more: Any) -> list[RunnerDeployment]:
     """Each as Prefect serves or applies it, with more of what `to_deployment` takes. Without a landing place nothing is
     looked for there by itself."""
-    given = (
-        listed() if landing else [each if each["name"] != "ingest" else {**each, "schedules": []} for each in listed()]
-    )
-    return [_deployment(each, more) for each in given]
+    unasked = {} if landing else {"ingest": {"schedules": []}}
+    return [_deployment({**given, **unasked.get(given["name"], {})}, more) for given in listed()]
 
 
 def flow_of(entrypoint: str) -> Flow[..., Any]:
@@ -40,7 +38,7 @@ def flow_of(entrypoint: str) -> Flow[..., Any]:
 
 
 def _deployment(given: dict[str, Any], more: dict[str, Any]) -> RunnerDeployment:
-    made = flow_of(given["entrypoint"]).to_deployment(
+    deployment = flow_of(given["entrypoint"]).to_deployment(
         given["name"], description=given["description"], tags=given["tags"],
         schedules=[_schedule(each) for each in given.get("schedules", [])],
         triggers=[_TRIGGER.validate_python({"name": f"{given['name']}-{place}", **each})
@@ -50,7 +48,7 @@ def _deployment(given: dict[str, Any], more: dict[str, Any]) -> RunnerDeployment
         entrypoint_type=EntrypointType.MODULE_PATH,
         **more,
     )  # fmt: skip
-    return cast("RunnerDeployment", made)
+    return cast("RunnerDeployment", deployment)
 
 
 _TRIGGER: TypeAdapter[DeploymentTriggerTypes] = TypeAdapter(DeploymentTriggerTypes)

@@ -14,7 +14,6 @@ from pydantic import Field
 
 from tasks.core.errors import TunelineError
 from tasks.storage import checkout, garbage, promotion
-from tasks.storage.aliases import Move
 from tasks.storage.registry import Registry
 
 Why = Annotated[str, Field(min_length=1, max_length=2000, description="for the audit log")]
@@ -26,7 +25,7 @@ def promote(reference: str, why: Why, alias: str = "champion", unjudged: bool = 
 
     def move(registry: Registry) -> str:
         version = registry.find(reference)
-        return _told(promotion.promote(registry, version, alias, who=checkout.user(), why=why, unjudged=unjudged))
+        return promotion.promote(registry, version, alias, who=checkout.user(), why=why, unjudged=unjudged).words
 
     return _done(move)
 
@@ -34,11 +33,11 @@ def promote(reference: str, why: Why, alias: str = "champion", unjudged: bool = 
 @flow(name="rollback", persist_result=False)
 def rollback(name: str, why: Why, alias: str = "champion") -> State[Any]:
     """Take an alias back to the version that it named before."""
-    return _done(
-        lambda registry: _told(
-            registry.aliases.rollback(name, alias, who=checkout.user(), why=why, now=datetime.now(UTC))
-        )
-    )
+
+    def move(registry: Registry) -> str:
+        return registry.aliases.rollback(name, alias, who=checkout.user(), why=why, now=datetime.now(UTC)).words
+
+    return _done(move)
 
 
 @flow(name="gc", persist_result=False)
@@ -51,10 +50,9 @@ def gc(
 
     def collect(registry: Registry) -> str:
         grace, now = timedelta(hours=grace_hours), datetime.now(UTC)
-        found = garbage.collect(registry, keep, grace, now, checkout.user()) if delete else None
-        found = found or garbage.plan(registry, keep, grace, now)
-        said = f"{len(found.retired)} versions, {len(found.blobs)} blobs, {found.size} bytes"
-        return f"removed: {said}" if delete else f"would go: {said}"
+        if delete:
+            return f"removed: {garbage.collect(registry, keep, grace, now, checkout.user()).words}"
+        return f"would go: {garbage.plan(registry, keep, grace, now).words}"
 
     return _done(collect)
 
@@ -64,9 +62,3 @@ def _done(work: Callable[[Registry], str]) -> State[Any]:
         return Completed(message=work(Registry.open(os.environ)))
     except TunelineError as error:
         return Failed(message=str(error))
-
-
-def _told(move: Move) -> str:
-    alias = move.alias
-    before = f", v{alias.previous} before" if alias.previous and move.made else ""
-    return f"{alias.reference} names v{alias.version} {'now' if move.made else 'already'}{before} (move {alias.generation})"

@@ -15,7 +15,6 @@ from prefect.states import Completed, Failed
 from flows import policy, preflight, stages
 from flows.workspace import Workspace, as_made
 from tasks.core.errors import TunelineError
-from tasks.storage.corpus import Corpus
 from tasks.storage.lineage import Lineage, Remade
 from tasks.storage.model_version import Version
 from tasks.storage.registry import Registry
@@ -38,8 +37,7 @@ def reproduce(reference: str, tolerance: float = 0.0) -> State[Any]:
         registry = Registry.open(os.environ)
         version = registry.find(reference)
         preflight.check(Lineage.of(version).params)
-        corpus = Corpus.open(os.environ)
-        with as_made(checkout, f"reproduce-{os.getpid()}", version, registry, corpus) as run:
+        with as_made(checkout, f"reproduce-{os.getpid()}", version, registry) as run:
             return _made_again(run, version, tolerance)
     except TunelineError as error:
         return Failed(message=str(error))

@@ -50,7 +50,6 @@ def retrain(
         if deployment.id:
             preflight.check_form(chosen, written)
         preflight.check(chosen)
-        Registry.open(os.environ).store.ensure_bucket()
         corpus = Corpus.open(os.environ)
         version = corpus.read(data) if data else None
         if when != "now":
@@ -59,7 +58,7 @@ def retrain(
                 return Completed(name=arrivals.SKIPPED, message=decision.reason, data={"reason": decision.reason})
             get_run_logger().info(decision.reason)
         chosen = continuing.pin(chosen, checkout, version and version.name)
-        with workspace(checkout, _run_name(), chosen, version, corpus) as run:
+        with workspace(checkout, _run_name(), chosen, version) as run:
             return _line(run, chosen)
     except TunelineError as error:
         return Failed(message=str(error))

@@ -32,12 +32,10 @@ def services(*, store: bool = False, prefect: bool = False, port: int | None = N
     """
     home = Path.cwd() / layout.HOME
     wanted: list[AbstractContextManager[Any]] = []
-    named: dict[str, str] = {}
-    if store and "TUNELINE_REGISTRY" not in os.environ:
+    # Named, or a child that works in another folder would start a store of its own there.
+    named = {} if "TUNELINE_REGISTRY" in os.environ or not store else {"TUNELINE_REGISTRY": DEFAULT_REGISTRY}
+    if named:
         wanted.append(s3(home))
-        named = {
-            "TUNELINE_REGISTRY": DEFAULT_REGISTRY
-        }  # or a child in another folder would start a store of its own there
     if prefect and "PREFECT_API_URL" not in os.environ:
         wanted.append(prefect_server(home, port))
     before = dict(os.environ)
@@ -51,6 +49,19 @@ def services(*, store: bool = False, prefect: bool = False, port: int | None = N
         finally:
             os.environ.clear()
             os.environ.update(before)
+
+
+@contextmanager
+def flushed() -> Generator[None]:
+    """At the end of the block Prefect sends what it still holds, before its server may stop."""
+    try:
+        yield
+    finally:
+        from prefect.events.worker import EventsWorker
+        from prefect.logging.handlers import APILogWorker
+
+        APILogWorker.drain_all(timeout=10)
+        EventsWorker.drain_all(timeout=10)
 
 
 def usual_port() -> int | None:

@@ -47,9 +47,7 @@ class Workspace:
 
 
 @contextmanager
-def workspace(
-    checkout: Path, name: str, chosen: Params, data: DataVersion | None = None, corpus: Corpus | None = None
-) -> Generator[Workspace]:
+def workspace(checkout: Path, name: str, chosen: Params, data: DataVersion | None = None) -> Generator[Workspace]:
     """Make the workspace of a run with these params, the raw data linked into it; gone when the block ends.
 
     data: a version of the corpus in place of the one that lies in the checkout.
@@ -60,8 +58,8 @@ def workspace(
         share_cache(root, checkout)
         os.environ["TUNELINE_WORK"] = str(checkout / ".work")  # checkpoints outlive the workspace
         os.environ[loggers.VARIABLE] = loggers.anchored(os.environ, checkout)  # so do what loggers write
-        if data and corpus:
-            with scratch(checkout, corpus.remote) as room:
+        if data:
+            with scratch(checkout, Corpus.open(os.environ).remote) as room:
                 restore(room, data)  # into the cache, every byte checked
             (root / f"{layout.RAW}.dvc").write_text(data.pointer, encoding="utf-8")
         pipeline = _configured(root, overrides)
@@ -70,7 +68,7 @@ def workspace(
 
 
 @contextmanager
-def as_made(checkout: Path, name: str, version: Version, into: Registry, corpus: Corpus) -> Generator[Workspace]:
+def as_made(checkout: Path, name: str, version: Version, into: Registry) -> Generator[Workspace]:
     """The workspace in which a version was made: its commit, changes, params and data, but nothing that was made of them:
     neither the cache nor the checkpoints of the checkout can stand in for the work.
 
@@ -90,7 +88,7 @@ def as_made(checkout: Path, name: str, version: Version, into: Registry, corpus:
         os.environ["TUNELINE_WORK"] = str(root / ".work")
         os.environ.setdefault("TUNELINE_THREADS", str(made.environment["threads"]))
         overrides = params.difference(params.load(root / params.FILE), made.params)
-        raw = Scratch(root, corpus.remote).restore(yaml.safe_dump(dict(made.pointer), sort_keys=False))
+        raw = Scratch(root, Corpus.open(os.environ).remote).restore(yaml.safe_dump(dict(made.pointer), sort_keys=False))
         if manifest.verify(raw).digest != made.data:
             raise IntegrityError(f"the data that {version.reference} names are not those it was made of")
         taken = Snapshot(made.commit, made.commit, patch)

@@ -6,8 +6,7 @@ import argparse
 import json
 import sys
 
-from flows.cli.run import flushed
-from flows.services import services
+from flows.services import flushed, services
 from tasks.core.errors import IntegrityError, StageFailed
 
 

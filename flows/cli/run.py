@@ -7,12 +7,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flows.services import USUAL_PORT, services
+from flows.services import USUAL_PORT, flushed, services
 from tasks.core import layout, params
 from tasks.core.errors import StageFailed
 from tasks.core.params import Params
@@ -54,19 +52,6 @@ def _ui(settings: dict[str, str]) -> str:
         return os.environ["PREFECT_API_URL"].removesuffix("/api")
     runs_on = (layout.HOME / "prefect.json").exists()
     return settings["PREFECT_UI_URL"] if runs_on else f"http://127.0.0.1:{USUAL_PORT}"
-
-
-@contextmanager
-def flushed() -> Generator[None]:
-    """At the end of the block Prefect sends what it still holds, before its server may stop."""
-    try:
-        yield
-    finally:
-        from prefect.events.worker import EventsWorker
-        from prefect.logging.handlers import APILogWorker
-
-        APILogWorker.drain_all(timeout=10)
-        EventsWorker.drain_all(timeout=10)
 
 
 def _tell(outcome: dict[str, Any]) -> None:

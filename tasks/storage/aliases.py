@@ -75,6 +75,15 @@ class Move:
     alias: Alias
     made: bool
 
+    @property
+    def words(self) -> str:
+        """For a person."""
+        alias = self.alias
+        if not self.made:
+            return f"{alias.reference} names v{alias.version} already (move {alias.generation}, by {alias.who}: {alias.why})"
+        before = f", v{alias.previous} before" if alias.previous else ""
+        return f"{alias.reference} names v{alias.version} now{before} (move {alias.generation})"
+
 
 @dataclass(frozen=True)
 class _Found:

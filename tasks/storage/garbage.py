@@ -42,6 +42,11 @@ class Plan:
     leftovers: tuple[Item, ...]
 
     @property
+    def words(self) -> str:
+        """How much, for a person."""
+        return f"{len(self.retired)} versions, {len(self.blobs)} blobs, {self.size} bytes"
+
+    @property
     def size(self) -> int:
         """Bytes of the blobs."""
         return sum(item.size for item in self.blobs)

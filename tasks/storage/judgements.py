@@ -63,6 +63,13 @@ class Judgement(Stored):
         return gate.judge(self.case, self.rules)
 
 
+def by_hand(version: Version) -> str:
+    """How one gets a verdict on it."""
+    return (
+        f"in the folder it was published from, python -m tasks.promote --version {version.reference} --workspace . does"
+    )
+
+
 @dataclass(frozen=True)
 class Judgements:
     """Every method may raise the store's errors, and IntegrityError for a judgement that is damaged."""
@@ -101,8 +108,7 @@ class Judgements:
         place = f"v{standing}, which stands there now" if standing else "any"
         said = (
             f"was refused: {'; '.join(map(rulings.explained, compared[-1].broken))}" if compared
-            else f"was never judged against {place}: in the folder it was published from, python -m tasks.promote "
-            f"--version {version.reference} --workspace . does"
+            else f"was never judged against {place}: {by_hand(version)}"
         )  # fmt: skip
         raise ModelError(f"{version.reference} {said}; --unjudged promotes it all the same, and the log says so")
 

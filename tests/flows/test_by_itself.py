@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from flows.arrivals import LANDED, READY
 from flows.deployments import flow_of, listed
 from tests.project import ROOT, Project
 
@@ -33,10 +34,10 @@ class Server:
             return json.loads(answer.read() or b"null")
 
     def landed(self) -> None:
-        self._tell("tuneline.data.landed")
+        self._tell(LANDED)
 
     def ready(self) -> None:
-        self._tell("tuneline.data.ready")
+        self._tell(READY)
 
     def _tell(self, event: str) -> None:
         self.post("/events", [{
@@ -109,6 +110,11 @@ def test_what_lands_is_trained_on_once_and_nothing_else_is(up: tuple[Project, Se
         message.removeprefix("v2, 440 rows; ").rpartition(", for ")[0]
     )
     assert len(json.loads(project("tuneline", "models", "list", "--json").stdout)) == 1
+
+
+def test_the_events_that_start_runs_are_those_that_are_sent() -> None:
+    triggers = [trigger for given in listed() for trigger in given.get("triggers", [])]
+    assert [trigger["expect"] for trigger in triggers] == [[LANDED], [READY]]
 
 
 @pytest.mark.parametrize("given", listed(), ids=lambda given: given["name"])

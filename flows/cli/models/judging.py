@@ -7,6 +7,7 @@ import json
 
 from tasks.core.errors import IntegrityError, ModelError
 from tasks.data.report import rulings
+from tasks.storage import judgements
 from tasks.storage.judgements import Judgement
 from tasks.storage.model_version import Version
 from tasks.storage.registry import Registry
@@ -15,22 +16,19 @@ from tasks.storage.registry import Registry
 def judge(arguments: argparse.Namespace, registry: Registry) -> int:
     """Exit code 0 if the last verdict lets the version pass, else 1."""
     version = registry.find(arguments.reference)
-    judgements = _in_order(registry, version)
-    if not judgements:
-        raise ModelError(
-            f"{version.reference} was never judged: in the folder it was published from, python -m tasks.promote "
-            f"--version {version.reference} --workspace . does"
-        )
+    found = _in_order(registry, version)
+    if not found:
+        raise ModelError(f"{version.reference} was never judged: {judgements.by_hand(version)}")
     if arguments.json:
-        print(json.dumps([_value(judgement) for judgement in judgements], indent=1))
+        print(json.dumps([_value(judgement) for judgement in found], indent=1))
     else:
-        print("\n\n".join(map(_text, judgements)))
-    if odd := [judgement.digest[:16] for judgement in judgements if judgement.again() != judgement.rulings]:
+        print("\n\n".join(map(_text, found)))
+    if odd := [judgement.digest[:16] for judgement in found if judgement.again() != judgement.rulings]:
         raise IntegrityError(
             f"this tuneline rules otherwise on the same scores than the one that judged (verdict {', '.join(odd)}): "
             "judge the version anew, or look with the tuneline of its commit"
         )
-    return int(not judgements[-1].passed)
+    return int(not found[-1].passed)
 
 
 def _in_order(registry: Registry, version: Version) -> list[Judgement]:

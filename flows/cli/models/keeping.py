@@ -69,8 +69,7 @@ def gc(arguments: argparse.Namespace, registry: Registry) -> int:
         print(f"{version.reference:32} {version.size / 1e6:8.1f} MB")
     for item in (*found.blobs, *found.leftovers):
         print(f"{item.key:32} {item.size / 1e6:8.1f} MB")
-    said = f"{len(found.retired)} versions, {len(found.blobs)} blobs, {found.size} bytes"
-    print(f"removed: {said}" if arguments.delete else f"would go: {said}; --delete removes them")
+    print(f"removed: {found.words}" if arguments.delete else f"would go: {found.words}; --delete removes them")
     return 0
 
 

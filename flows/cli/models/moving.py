@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from tasks.core.errors import ParamsError
 from tasks.storage import aliases, checkout, promotion
-from tasks.storage.aliases import Alias, Move
+from tasks.storage.aliases import Move
 from tasks.storage.model_version import number_in
 from tasks.storage.registry import Registry
 
@@ -40,17 +40,9 @@ def _expected(text: str | None) -> int | None:
 
 
 def _told(move: Move, arguments: argparse.Namespace) -> int:
-    alias = move.alias
-    if arguments.json:
-        print(json.dumps({**alias.model_dump(mode="json"), "moved": move.made}, indent=1))
-    elif move.made:
-        print(f"{alias.reference} names v{alias.version} now{_before(alias)} (move {alias.generation})")
-    else:
-        print(
-            f"{alias.reference} names v{alias.version} already (move {alias.generation}, by {alias.who}: {alias.why})"
-        )
+    print(
+        json.dumps({**move.alias.model_dump(mode="json"), "moved": move.made}, indent=1)
+        if arguments.json
+        else move.words
+    )
     return 0
-
-
-def _before(alias: Alias) -> str:
-    return f", v{alias.previous} before" if alias.previous else ""

@@ -98,14 +98,22 @@ def test_slow_down_now_and_then_is_no_failure(
     assert_ends_well(name, registry, tmp_path / "second")
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "kind", "says"),
+    [
+        (500, "InternalError", TransientError, "run the same command again"),
+        (403, "RequestTimeTooSkewed", StorageError, "clock differs"),
+    ],
+)
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_store_that_only_fails_is_transient(
-    behind: tuple[Proxy, Registry], registry: Registry, tmp_path: Path, name: str
-) -> None:
+def test_a_store_that_only_refuses_is_said(
+    behind: tuple[Proxy, Registry], registry: Registry, tmp_path: Path, name: str, status: int, code: str,
+    kind: type[Exception], says: str,
+) -> None:  # fmt: skip
     proxy, through = behind
     before = set(registry.store.keys(""))
-    proxy.spoil = lambda _method, _path: refusal(500, "InternalError")
-    with pytest.raises(TransientError, match="run the same command again"):
+    proxy.spoil = lambda _method, _path: refusal(status, code)
+    with pytest.raises(kind, match=says):
         COMMANDS[name](through, tmp_path / "first")
     assert set(registry.store.keys("")) == before
     assert_ends_well(name, registry, tmp_path / "first")
@@ -121,20 +129,6 @@ def test_a_slow_store_is_waited_for(
     assert len(proxy.seen) > 3
     proxy.spoil = lambda _method, _path: None
     assert_ends_well(name, registry, tmp_path / "second")
-
-
-@pytest.mark.parametrize("name", ["publish", "promote"])
-def test_a_clock_that_is_off_is_said(
-    behind: tuple[Proxy, Registry], registry: Registry, tmp_path: Path, name: str
-) -> None:
-    proxy, through = behind
-    before = set(registry.store.keys(""))
-    proxy.spoil = lambda _method, _path: refusal(403, "RequestTimeTooSkewed")
-    with pytest.raises(StorageError, match="clock differs"):
-        COMMANDS[name](through, tmp_path / "first")
-    assert set(registry.store.keys("")) == before
-    proxy.spoil = lambda _method, _path: None
-    assert_ends_well(name, registry, tmp_path / "first")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
