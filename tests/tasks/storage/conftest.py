@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tasks.storage.store import Store
 from tests import faulty_store
 from tests.faulty_store import Proxy
 from tests.large_blob import DATA, KEY, Open
-from tests.registries import Service, alone
+from tests.registries import Service, alone, laid
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +27,19 @@ def root(s3: Service, bucket: str) -> Store:
 def registry(root: Store) -> Registry:
     """An empty one for each test; the client is shared, as making one takes longer than most tests."""
     return alone(root)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> dict[str, Path]:
+    """A small version: two parts, an empty file, two equal files, and one beside the parts."""
+    contents = {
+        "card.md": b"# card",
+        "merged/config.json": b"{}",
+        "merged/deep/weights.bin": os.urandom(300_000),
+        "merged/empty": b"",
+        "nf4/config.json": b"{}",
+    }
+    return laid(tmp_path / "model", contents)
 
 
 @pytest.fixture

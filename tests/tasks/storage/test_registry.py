@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import resource
-import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,56 +23,17 @@ from hypothesis import strategies as st
 
 from tasks.core import events
 from tasks.core.errors import (
-    DataError,
     IntegrityError,
     ParamsError,
-    ResourceError,
-    StorageError,
-    TunelineError,
 )
-from tasks.storage import blobs, destination
+from tasks.storage import blobs
 from tasks.storage.audit import LogEntry
 from tasks.storage.multipart import PART
 from tasks.storage.registry import Published, Registry
-from tasks.storage.store import SMALL, Store
-from tests.registries import Service
-
-NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> dict[str, Path]:
-    """A small version: two parts, an empty file, two equal files, and one beside the parts."""
-    contents = {
-        "card.md": b"# card",
-        "merged/config.json": b"{}",
-        "merged/deep/weights.bin": os.urandom(300_000),
-        "merged/empty": b"",
-        "nf4/config.json": b"{}",
-    }
-    return laid(tmp_path / "model", contents)
-
-
-def laid(folder: Path, contents: Mapping[str, bytes]) -> dict[str, Path]:
-    for name, data in contents.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    return {name: folder / name for name in contents}
-
-
-def contents_of(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def publish(registry: Registry, files: Mapping[str, Path], identity: str = "work") -> Published:
-    return registry.publish("m", files, identity, {"commit": "c0ffee"}, NOW, "ada")
-
-
-def state(store: Store) -> dict[str, str]:
-    """Everything the store holds below its prefix, by entity tag."""
-    heads = {key: store.head(key) for key in store.keys("")}
-    return {key: head.etag for key, head in heads.items() if head}
+from tasks.storage.store import Store
+from tests.project import ROOT
+from tests.registries import NOW, Service, laid
+from tests.small_versions import contents_of, publish, state
 
 
 def test_a_version_comes_back_as_it_was(registry: Registry, tmp_path: Path) -> None:
@@ -303,262 +260,3 @@ def test_an_interrupt_stops_the_other_transfers() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         blobs.each(work, ["endless", "interrupted"], meter)
-
-
-# What can't be published
-
-
-@pytest.mark.parametrize(
-    "name", ["../x", "a/../../b", "%2e%2e", "a\0", "a" * 64, "аdа", "-a", ".", "", "A", "a b", "a\n", "a@v1"]
-)
-def test_names_that_could_not_be_keys(registry: Registry, model: dict[str, Path], name: str) -> None:
-    calls: list[Callable[[], object]] = [
-        lambda: registry.publish(name, model, "i", {}, NOW, "ada"),
-        lambda: registry.read(name),
-        lambda: registry.versions(name),
-        lambda: registry.log(name),
-    ]
-    for call in calls:
-        with pytest.raises(ParamsError, match="is no model name"):
-            call()
-    assert not registry.store.head("models")
-
-
-@pytest.mark.parametrize("path", ["../a", "/a", "a/../b", "a//b", "", ".", "a\\b", "a\0b", "a\nb", "./a", "a/"])
-def test_paths_that_climb(registry: Registry, model: dict[str, Path], path: str) -> None:
-    with pytest.raises(DataError, match="is not a plain relative path"):
-        publish(registry, {path: model["card.md"]})
-    assert list(registry.store.keys("")) == ["registry.json"]
-
-
-@pytest.mark.parametrize(
-    ("record", "words"),
-    [
-        ({"x": float("nan")}, "not JSON"),
-        ({"x": {1}}, "not JSON"),
-        ({"x": "\ud800"}, "not JSON"),
-        ({"x": json.loads("[" * 250 + "]" * 250)}, "recursion"),
-        ({"x": "y" * SMALL}, "shorten its record"),
-    ],
-)
-def test_records_that_could_not_be_read_back(
-    registry: Registry, model: dict[str, Path], record: dict[str, Any], words: str
-) -> None:
-    with pytest.raises(DataError, match=words):
-        registry.publish("m", model, "i", record, NOW, "ada")
-    assert list(registry.store.keys("")) == ["registry.json"]
-
-
-def test_other_things_that_can_not_be_published(registry: Registry, model: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="files"):
-        publish(registry, {})
-    with pytest.raises(DataError, match="identity"):
-        publish(registry, model, "")
-    with pytest.raises(DataError, match="both a file and the folder"):
-        publish(registry, {"a": model["card.md"], "a/b": model["card.md"]})
-    with pytest.raises(ResourceError, match="absent"):
-        publish(registry, {"a": tmp_path / "absent"})
-    with pytest.raises(DataError, match="created"):
-        registry.publish("m", model, "i", {}, NOW.replace(tzinfo=None), "ada")
-    assert list(registry.store.keys("")) == ["registry.json"]
-
-
-def test_a_missing_bucket_is_said_before_anything_is_read(root: Store) -> None:
-    registry = Registry(replace(root, bucket="no-such-bucket"))
-    with pytest.raises(StorageError, match="there is no such bucket"):
-        publish(registry, {"a": Path("absent")})
-
-
-def test_what_is_not_there(registry: Registry, model: dict[str, Path]) -> None:
-    assert registry.names() == []
-    with pytest.raises(ParamsError, match="there is no model 'm' in .*; known: no models yet"):
-        registry.read("m")
-    publish(registry, model)
-    with pytest.raises(ParamsError, match="there is no model 'other' in .*; known: m"):
-        registry.versions("other")
-    with pytest.raises(ParamsError, match="m has no version v2; it has v1 to v1"):
-        registry.read("m", 2)
-
-
-@pytest.mark.parametrize(
-    ("said", "kind", "words"),
-    [
-        (b'{"format": 2}', StorageError, "format 2 and this tuneline knows 1"),
-        (b'{"form": 1}', IntegrityError, "registry.json is damaged"),
-        (b"", IntegrityError, "registry.json is damaged"),
-    ],
-)
-def test_a_registry_of_another_format(
-    registry: Registry, model: dict[str, Path], said: bytes, kind: type[TunelineError], words: str
-) -> None:
-    publish(registry, model)
-    registry.store.put("registry.json", said)
-    for call in (registry.names, lambda: registry.read("m"), lambda: publish(registry, model, "more")):
-        with pytest.raises(kind, match=words):
-            call()
-
-
-# Damage in the store
-
-
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        (lambda data: bytes([data[0] ^ 1]) + data[1:], "was altered"),
-        (lambda data: data[:-1], "has 299999 bytes instead of 300000"),
-        (lambda _: None, "is missing"),
-    ],
-)
-def test_a_damaged_blob_is_never_handed_out(
-    registry: Registry,
-    model: dict[str, Path],
-    tmp_path: Path,
-    damage: Callable[[bytes], bytes | None],
-    words: str,
-) -> None:
-    version = publish(registry, model).version
-    key = blobs.key(version.files["merged/deep/weights.bin"].sha256)
-    spoilt = damage(model["merged/deep/weights.bin"].read_bytes())
-    if spoilt is None:
-        registry.store.delete(key)
-    else:
-        registry.store.put(key, spoilt)
-    with pytest.raises(IntegrityError, match=rf"deep/weights.bin: its blob {registry.store.at(key)} {words}"):
-        registry.pull(version, "merged", tmp_path / "out")
-    assert not list(tmp_path.glob("out*"))
-    registry.pull(version, "nf4", tmp_path / "out")  # the other part is whole
-
-
-def test_a_truncated_blob_is_sent_again(registry: Registry, model: dict[str, Path], tmp_path: Path) -> None:
-    version = publish(registry, model).version
-    registry.store.put(blobs.key(version.files["card.md"].sha256), b"#")
-    assert publish(registry, model, "other work").uploaded_bytes == len(b"# card")
-    registry.pull(version, None, tmp_path / "out")
-
-
-def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], bytes]:
-    def edit(data: bytes) -> bytes:
-        value = json.loads(data)
-        change(value)
-        return json.dumps(value).encode()
-
-    return edit
-
-
-ENTRY = {"sha256": "0" * 64, "size": 0}
-
-
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        (lambda _: b"", "is damaged"),
-        (lambda _: b"\xff\x00 garbage", "is damaged"),
-        (lambda _: b"[" * 100_000, "is damaged"),
-        (lambda data: data[:-5], "is damaged"),
-        (lambda data: data + b" " * SMALL, f"has more than {SMALL} bytes"),
-        (edited(lambda v: v["files"].update({"../../etc/passwd": ENTRY})), "'../../etc/passwd' is not a plain"),
-        (edited(lambda v: v["files"].update({"a": {"sha256": "../../x", "size": 0}})), "'a' has no SHA-256"),
-        (edited(lambda v: v["files"].update({"a": {"sha256": "0" * 64, "size": -1}})), "'a' has no SHA-256"),
-        (edited(lambda v: v["files"].clear()), "files"),
-        (edited(lambda v: v.update(number=2)), "is the manifest of m@v2"),
-        (edited(lambda v: v.update(name="other")), "is the manifest of other@v1"),
-        (edited(lambda v: v.update(more=1)), "more"),
-        (edited(lambda v: v.pop("identity")), "identity"),
-    ],
-)
-def test_a_damaged_manifest_is_refused(
-    registry: Registry, model: dict[str, Path], damage: Callable[[bytes], bytes], words: str
-) -> None:
-    publish(registry, model)
-    key = "models/m/versions/v1.json"
-    content = registry.store.get(key)
-    assert content
-    registry.store.put(key, damage(content.data))
-    for call in (lambda: registry.read("m"), lambda: registry.versions("m"), lambda: publish(registry, model, "i")):
-        with pytest.raises(IntegrityError, match=words) as caught:
-            call()
-        assert registry.store.at(key) in str(caught.value)
-
-
-def test_foreign_keys_are_no_versions(registry: Registry, model: dict[str, Path]) -> None:
-    version = publish(registry, model).version
-    for name in ("v02.json", "v0.json", "v2.json.bak", "2.json", "v2", "v-1.json", "v9999999999.json"):
-        registry.store.put(f"models/m/versions/{name}", b"?")
-    registry.store.put("models/Not-a-name/x", b"?")
-    assert registry.versions("m") == [version]
-    assert registry.names() == ["m"]
-
-
-# The destination of a pull
-
-
-def test_pulling_again_fetches_nothing(registry: Registry, model: dict[str, Path], tmp_path: Path) -> None:
-    version = publish(registry, model).version
-    registry.pull(version, None, tmp_path / "out")
-    for entry in version.files.values():
-        registry.store.delete(blobs.key(entry.sha256))
-    registry.pull(version, None, tmp_path / "out")
-    (tmp_path / "out" / "card.md").write_bytes(b"# carD")
-    with pytest.raises(ParamsError, match="holds other files"):
-        registry.pull(version, None, tmp_path / "out")
-
-
-def test_a_taken_destination_is_refused_and_left_alone(
-    registry: Registry, model: dict[str, Path], tmp_path: Path
-) -> None:
-    version = publish(registry, model).version
-    laid(tmp_path, {"full/mine": b"x", "elsewhere/mine": b"y", "file": b"z"})
-    (tmp_path / "link").symlink_to("elsewhere")
-    (tmp_path / "dangling").symlink_to("nowhere")
-    before = contents_of(tmp_path)
-    for name in ("full", "file", "link", "dangling"):
-        with pytest.raises(ParamsError, match=f"{tmp_path / name} "):
-            registry.pull(version, None, tmp_path / name)
-    (tmp_path / "shut.partial").write_bytes(b"")
-    with pytest.raises(ResourceError, match="shut"):
-        registry.pull(version, None, tmp_path / "shut")
-    (tmp_path / "shut.partial").unlink()
-    assert contents_of(tmp_path) == before
-    (tmp_path / "empty").mkdir()
-    registry.pull(version, None, tmp_path / "empty")
-    assert set(contents_of(tmp_path / "empty")) == set(version.files)
-
-
-def test_what_a_killed_pull_left_is_replaced(registry: Registry, model: dict[str, Path], tmp_path: Path) -> None:
-    version = publish(registry, model).version
-    laid(tmp_path / "out.partial", {"card.md": b"half", "old/file": b""})
-    (tmp_path / "out.partial" / "link").symlink_to(tmp_path)
-    registry.pull(version, None, tmp_path / "out")
-    assert set(contents_of(tmp_path / "out")) == set(version.files)
-    assert not (tmp_path / "out.partial").exists()
-
-
-def test_two_pulls_into_one_place_do_not_mix(registry: Registry, model: dict[str, Path], tmp_path: Path) -> None:
-    version = publish(registry, model).version
-    laid(tmp_path / "out.partial", {"half": b""})
-    descriptor = os.open(tmp_path / "out.partial", os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with pytest.raises(ResourceError, match="is being filled by another command"):
-        registry.pull(version, None, tmp_path / "out")
-    assert (tmp_path / "out.partial" / "half").exists()
-    os.close(descriptor)
-    registry.pull(version, None, tmp_path / "out")
-
-
-def test_a_refused_write_leaves_nothing(registry: Registry, model: dict[str, Path], tmp_path: Path) -> None:
-    version = publish(registry, model).version
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    try:
-        with pytest.raises(ResourceError, match=f"pulling m@v1 to {tmp_path / 'out'}"):
-            registry.pull(version, None, tmp_path / "out")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert not list(tmp_path.glob("out*"))
-
-
-def test_a_disk_that_is_too_small_is_said_first(tmp_path: Path) -> None:
-    free = shutil.disk_usage(tmp_path).free
-    with pytest.raises(ResourceError, match=rf"needs {2 * free} bytes and its disk has \d+ free"):
-        destination.check(tmp_path / "new" / "out", 2 * free)
-    assert not (tmp_path / "new").exists()
