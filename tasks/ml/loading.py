@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from tasks.core import weights
 from tasks.core.errors import ModelError
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ def load(
     options: dict[str, Any] = {} if held == "plain" else {"quantization_config": quantization(held, dtype, keep)}
     if stored_quantisation(folder) == "compressed-tensors":
         options = {"quantization_config": _unpacked()}
+    if held != "plain":
+        check_files(folder)
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # a warning a product in int8, else
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -139,11 +142,23 @@ def check_finite(model: torch.nn.Module, folder: Path) -> None:
     """ModelError: a weight is NaN or infinite. Sums see both, and cost a fraction of reading the file."""
     for name, parameter in model.named_parameters():
         for value in parts(parameter):
-            if value.is_floating_point() and not value.sum(dtype=torch.float32).isfinite():
-                for place in (~value.isfinite()).nonzero().tolist():
-                    raise ModelError(
-                        f"{folder}: {name} is {value[tuple(place)].item()} at {place}: fetch or make the model again"
-                    )
+            _check_finite(name, value, folder)
+
+
+def check_files(folder: Path) -> None:
+    """As `check_finite`, of weights that are about to be quantised: their codes would hide it."""
+    for shard in weights.shards(folder):
+        with safe_open(shard, "pt") as tensors:
+            for name in weights.header(shard):
+                _check_finite(name, tensors.get_tensor(name), folder)
+
+
+def _check_finite(name: str, value: torch.Tensor, folder: Path) -> None:
+    if value.is_floating_point() and not value.sum(dtype=torch.float32).isfinite():
+        for place in (~value.isfinite()).nonzero().tolist():
+            raise ModelError(
+                f"{folder}: {name} is {value[tuple(place)].item()} at {place}: fetch or make the model again"
+            )
 
 
 def parts(value: torch.Tensor) -> list[torch.Tensor]:
