@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tasks.core import manifest
 from tasks.core.params import Params
@@ -18,6 +22,7 @@ from tasks.ml import methods
 from tasks.prepare import prepare
 from tasks.train import train
 from tests import method_cases, tiny
+from tests.project import ROOT
 
 OFTEN = ("lora", "qlora", "dora", "full", "adapter", "ia3", "prefix")
 """One of each kind; the others take minutes together."""
@@ -44,6 +49,26 @@ def test_every_row_is_in_one_split(prepared: Path) -> None:
     facts = manifest.verify(prepared / "chat").facts
     assert sum(facts["rows"].values()) + sum(facts["dropped"].values()) == 60
     assert all(facts["rows"].values())
+
+
+UNUSED = {"dvc", "evaluate", "gguf", "llama_cpp", "lm_eval", "matplotlib", "onnxruntime", "prefect", "sklearn"}
+"""Not those that the libraries bring by themselves: accelerate boto3, peft bitsandbytes, transformers pandas and torchao."""
+
+
+def test_a_training_loads_nothing_that_it_does_not_use(prepared: Path, tmp_path: Path, tiny_base: Path) -> None:
+    """Every import is paid for before the first optimizer step."""
+    (prepared / "params.yaml").write_text(yaml.safe_dump(tiny.params(tiny_base)))
+    paths = {"chat": "chat", "base": "base", "out": tmp_path / "adapter", "report": tmp_path / "report"}
+    words = [word for flag, path in paths.items() for word in (f"--{flag}", str(path))]
+    code = (
+        "import sys; from tasks.core.step import main; from tasks.train import train\n"
+        f"print(main(train, {words!r}), sorted({UNUSED!r} & {{name.partition('.')[0] for name in sys.modules}}))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TUNELINE_WORK": str(tmp_path / "work")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=prepared, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip().splitlines()[-1] == "0 []"
 
 
 @pytest.mark.parametrize("method", STEPS)
