@@ -16,6 +16,8 @@ from prefect.events import DeploymentTriggerTypes
 from prefect.types.entrypoint import EntrypointType
 from pydantic import TypeAdapter
 
+from flows import automations
+
 FILE = Path(__file__).parents[1] / "infra" / "prefect.yaml"
 
 
@@ -39,7 +41,7 @@ def flow_of(entrypoint: str) -> Flow[..., Any]:
 
 def _deployment(given: dict[str, Any], more: dict[str, Any]) -> RunnerDeployment:
     deployment = flow_of(given["entrypoint"]).to_deployment(
-        given["name"], description=given["description"], tags=given["tags"],
+        given["name"], description=given["description"], tags=[automations.OURS, *given["tags"]],
         schedules=[_schedule(each) for each in given.get("schedules", [])],
         triggers=[_TRIGGER.validate_python({"name": f"{given['name']}-{place}", **each})
                   for place, each in enumerate(given.get("triggers", []))],

@@ -10,7 +10,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows import arrivals, policy
+from flows import arrivals, parent, policy
 from tasks import ingest as take_in
 from tasks.core import params
 from tasks.core.errors import ParamsError, TransientError, TunelineError
@@ -21,6 +21,7 @@ from tasks.storage.corpus import Corpus
 @flow(name="ingest", task_runner=policy.task_runner(), persist_result=False)
 def ingest() -> State[Any]:
     """Take in every file that has landed in TUNELINE_LANDING, then decide whether a training is due."""
+    parent.watch(os.environ)
     try:
         chosen = params.load()
         if "TUNELINE_LANDING" not in os.environ:

@@ -10,15 +10,24 @@ from prefect.client.schemas.objects import State
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task, exponential_backoff
 
-from tasks.core.errors import TransientError
+from tasks.core.errors import Killed, TransientError
 
 STAGES_AT_ONCE = 1
 """Stages share the machine's cores or its one accelerator; two at once would only slow each other."""
 
 
-def is_transient(_task: Task[..., Any], _run: object, state: State[Any]) -> bool:
-    """Whether another try may go better: the network and throttling, never data, params or a bad model."""
-    return isinstance(state.data, TransientError) or "TransientError" in (state.message or "")
+TRIES_AGAIN = 5
+"""After 2, 4, 8, 16 and 32 seconds, each half as long again at the most."""
+
+COMEBACKS = 50
+"""How often a run that crashed is begun again; one that ends its own process every time must not go on for ever."""
+
+
+def may_go_better(_task: Task[..., Any], _run: object, state: State[Any]) -> bool:
+    """Whether another try may: after the network, throttling or a kill, never after bad data, params or a bad model."""
+    return isinstance(state.data, TransientError | Killed) or any(
+        kind.__name__ in (state.message or "") for kind in (TransientError, Killed)
+    )
 
 
 def as_task(function: Callable[..., Any], name: str) -> Any:
@@ -32,10 +41,10 @@ def as_task(function: Callable[..., Any], name: str) -> Any:
         task_run_name=name,
         cache_policy=NO_CACHE,  # DVC is the only cache: a default-cached Path hashes its spelling, not its content
         persist_result=False,
-        retries=3,
+        retries=TRIES_AGAIN,
         retry_delay_seconds=exponential_backoff(backoff_factor=2),
         retry_jitter_factor=0.5,
-        retry_condition_fn=is_transient,
+        retry_condition_fn=may_go_better,
     )
 
 

@@ -6,8 +6,10 @@ import os
 import shutil
 from pathlib import Path
 from typing import Any, Literal
+from uuid import UUID
 
 from prefect import flow
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.context import get_run_context
 from prefect.futures import PrefectFuture
@@ -16,17 +18,21 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Completed, Failed
 from pydantic import ValidationError
 
-from flows import arrivals, continuing, policy, preflight, report, stages
+from flows import approval, arrivals, continuing, parent, policy, preflight, report, stages
 from flows.stages import Futures
 from flows.supervise import Event
 from flows.workspace import Workspace, bring_back, workspace
 from tasks import publish
 from tasks.core import layout, params
-from tasks.core.errors import TransientError, TunelineError
+from tasks.core.errors import ConflictError, ModelError, TransientError, TunelineError
 from tasks.core.params import Params
 from tasks.core.verdict import Ruling
+from tasks.storage.checkout import current
 from tasks.storage.corpus import Corpus
 from tasks.storage.registry import Published, Registry
+
+ENDS = {"promoted": "Promoted", "refused": "Refused", "declined": "Refused", "awaits": "Unapproved"}
+"""What a run that went well is called in the UI, by what became of its version."""
 
 
 @flow(
@@ -43,6 +49,7 @@ def retrain(
     params: those of params.yaml unless given. data: a version of the corpus, `v3` or `latest`, in place of the one that
     lies here. when: new: only if rows have arrived that no run has taken; due: only if the rules of `trigger` say so too.
     """
+    parent.watch(os.environ)
     checkout = Path.cwd()
     try:
         written = _params_of(checkout)
@@ -50,6 +57,8 @@ def retrain(
         if deployment.id:
             preflight.check_form(chosen, written)
         preflight.check(chosen)
+        if answer := _answer(chosen):
+            return answer
         corpus = Corpus.open(os.environ)
         version = corpus.read(data) if data else None
         if when != "now":
@@ -59,9 +68,19 @@ def retrain(
             get_run_logger().info(decision.reason)
         chosen = continuing.pin(chosen, checkout, version and version.name)
         with workspace(checkout, _run_name(), chosen, version) as run:
+            _introduce(run, chosen)
             return _line(run, chosen)
     except TunelineError as error:
         return Failed(message=str(error))
+
+
+def _introduce(run: Workspace, chosen: Params) -> None:
+    """Model, data version and method in the run's name and tags."""
+    data = current(run.root) or "its own data"
+    told = {"model": chosen.publish.name, "data": data, "method": chosen.train.method}
+    tags = sorted({*flow_run.tags, *(f"{key}: {value}" for key, value in told.items())})
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(UUID(_run_name()), name=" ".join(told.values()), tags=tags)
 
 
 def _line(run: Workspace, chosen: Params) -> State[Any]:
@@ -81,8 +100,12 @@ def _line(run: Workspace, chosen: Params) -> State[Any]:
     rulings = _rulings(registry, result, promotion)
     report.show_results(run.root, result, uri, rulings)
     registered = f"{result.version.reference} {'registered' if result.created else 'was registered already'}: {uri}"
+    if promotion["what"] == "awaits" and deployment.id:
+        judgement = registry.judgements.read(result.version.name, result.version.number, promotion["verdict"])
+        approval.ask(registry, judgement, _run_name())
+        return approval.answered(registry, judgement, chosen)
     return Completed(
-        name="Refused" if promotion["what"] == "refused" else "Completed",
+        name=ENDS.get(promotion["what"], "Completed"),
         message=f"{registered}; {promotion['words']}",
         data={
             "version": result.version.reference, "uri": uri, "created": result.created, "ran": sorted(seconds),
@@ -93,6 +116,21 @@ def _line(run: Workspace, chosen: Params) -> State[Any]:
             },
         },
     )  # fmt: skip
+
+
+def _answer(chosen: Params) -> State[Any] | None:
+    """Of a run that was suspended for it. None: it was not, or has to compare again, since the alias moved meanwhile."""
+    if flow_run.run_count > policy.COMEBACKS:
+        return Failed(message=f"it crashed {policy.COMEBACKS} times: see its log for what ends its process")
+    if flow_run.run_count < 2:
+        return None
+    registry = Registry.open(os.environ)
+    judgement = approval.open_question(registry, chosen.publish.name, _run_name())
+    try:
+        return judgement and approval.answered(registry, judgement, chosen)
+    except (ModelError, ConflictError) as error:
+        get_run_logger().warning("%s: compared again", error)
+        return None
 
 
 def _publish(run: Workspace, chosen: Params, seconds: dict[str, float], futures: Futures) -> PrefectFuture[Any]:

@@ -19,7 +19,7 @@ from flows import policy, report
 from flows.supervise import Event, Run, supervise
 from flows.workspace import Workspace
 from tasks.core import events, layout
-from tasks.core.errors import TransientError, TunelineError
+from tasks.core.errors import Killed, TransientError, TunelineError
 from tasks.storage.versions import Change, Stage
 
 Futures = dict[str, PrefectFuture[Any]]
@@ -66,9 +66,9 @@ def _stage(run: Workspace, stage: Stage, seconds: dict[str, float]) -> State[Any
     started = time.monotonic()
     try:
         supervised(run, stage.name)
-    except TransientError:
-        raise
     except TunelineError as error:
+        if isinstance(error, TransientError | Killed) and not run.stop.is_set():
+            raise  # tried again (flows/policy.py)
         run.stop.set()
         return Failed(message=f"{stage.name}: {error}")
     seconds[stage.name] = round(time.monotonic() - started, 3)
@@ -93,7 +93,7 @@ def supervised(run: Workspace, name: str, *door: str) -> Event:
                 logger.warning("the Prefect server did not take the progress: %s", error)
 
     folder = run.checkout / layout.HOME / "logs" / run.root.name / name
-    supervise(Run(name, run.root, folder, door), listen, run.stop)
+    supervise(Run(name, run.root, folder, run.limits.of(name), door), listen, run.stop)
     return result
 
 

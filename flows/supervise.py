@@ -22,7 +22,7 @@ from typing import Any
 
 from tasks.core import errors, events
 
-GRACE_SECONDS = 20.0
+GRACE_SECONDS = 10.0
 """How long a stage may take to write its checkpoint after SIGTERM."""
 POLL_SECONDS = 0.25
 
@@ -31,29 +31,38 @@ Event = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """Where one stage's run leaves its events and its output. `door`: for what is no DVC stage, the words after `python -m`."""
+    """Where one stage's run leaves its events and its output, and the hours that it may take. `door`: for what is no DVC
+    stage, the words after `python -m`."""
 
     stage: str
     workspace: Path
     folder: Path
+    hours: float
     door: tuple[str, ...] = ()
 
 
 def supervise(run: Run, listen: Callable[[Event], None], stop: threading.Event) -> None:
     """Run the stage to its end, or until `stop` is set, handing every event to `listen`.
 
-    Raises the step's own error, or StageFailed.
+    Raises the step's own error, Killed, or StageFailed.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / events.FILE).unlink(missing_ok=True)
     failure: errors.TunelineError | None = None
+    deadline = time.monotonic() + run.hours * 3600
     with (run.folder / "output.log").open("wb") as output, _group(run, output) as child:
-        for event in _events(run.folder / events.FILE, child, stop):
+        for event in _events(run.folder / events.FILE, child, stop, deadline):
             if event["kind"] == "error":
                 failure = errors.from_event(event)
             listen(event)
+        late = child.poll() is None and not stop.is_set()
+    if late:
+        raise errors.StageFailed(
+            f"{run.stage} was ended after {run.hours:g} h, the most that limits of params.yaml give it: raise them, then run "
+            "the same command again; a training goes on from its checkpoint"
+        )
     if child.returncode:
-        raise failure or errors.StageFailed(_last_words(run, child.returncode))
+        raise failure or _without_a_word(run, child.returncode)
 
 
 @contextmanager
@@ -93,8 +102,10 @@ def _signal(group: int, number: int) -> None:
         pass
 
 
-def _events(file: Path, child: subprocess.Popen[bytes], stop: threading.Event) -> Iterator[dict[str, Any]]:
-    """Whole lines as they are written, until the child has ended and all is read, or `stop` is set."""
+def _events(
+    file: Path, child: subprocess.Popen[bytes], stop: threading.Event, deadline: float
+) -> Iterator[dict[str, Any]]:
+    """Whole lines as they are written, until the child has ended and all is read, `stop` is set, or it is too late."""
     place = 0
     while True:
         ended = child.poll() is not None
@@ -106,18 +117,21 @@ def _events(file: Path, child: subprocess.Popen[bytes], stop: threading.Event) -
                         break
                     place += len(line)
                     yield json.loads(line)
-        if ended or stop.wait(POLL_SECONDS):
+        if ended or stop.wait(POLL_SECONDS) or time.monotonic() > deadline:
             return
 
 
-def _last_words(run: Run, code: int) -> str:
-    """What to say of a stage that ended without a word of its own."""
-    if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
-        return (
-            f"{run.stage} was killed (SIGKILL): out of memory, or by hand; the same command resumes from its checkpoint"
-        )
+def _without_a_word(run: Run, code: int) -> errors.StageFailed:
+    """A stage that did not say itself why it ended."""
+    for number, why in ((signal.SIGKILL, "out of memory, or by hand"), (signal.SIGTERM, "somebody wants the machine")):
+        if code in (-number, 128 + number):
+            return errors.Killed(
+                f"{run.stage} was killed ({number.name}): {why}; the same command resumes from its checkpoint"
+            )
     lines = (run.folder / "output.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return f"{run.stage} ended with exit code {code}: {lines[-1] if lines else 'no output'} (all of it: {run.folder}/output.log)"
+    return errors.StageFailed(
+        f"{run.stage} ended with exit code {code}: {lines[-1] if lines else 'no output'} (all of it: {run.folder}/output.log)"
+    )
 
 
 def main() -> int:

@@ -17,6 +17,7 @@ import yaml
 from tasks.core import layout, manifest, params
 from tasks.core.errors import IntegrityError, ResourceError
 from tasks.core.params import Params
+from tasks.core.sections import LimitsParams
 from tasks.ml import loggers
 from tasks.storage import revision
 from tasks.storage.checkout import current, restore
@@ -43,6 +44,7 @@ class Workspace:
     snapshot: Snapshot
     overrides: Mapping[str, Any]
     pipeline: Pipeline
+    limits: LimitsParams
     stop: threading.Event = field(default_factory=threading.Event)
 
 
@@ -64,7 +66,7 @@ def workspace(checkout: Path, name: str, chosen: Params, data: DataVersion | Non
             (root / f"{layout.RAW}.dvc").write_text(data.pointer, encoding="utf-8")
         pipeline = _configured(root, overrides)
         pipeline.checkout(layout.RAW)
-        yield Workspace(root, checkout, taken, overrides, pipeline)
+        yield Workspace(root, checkout, taken, overrides, pipeline, chosen.limits)
 
 
 @contextmanager
@@ -92,7 +94,8 @@ def as_made(checkout: Path, name: str, version: Version, into: Registry) -> Gene
         if manifest.verify(raw).digest != made.data:
             raise IntegrityError(f"the data that {version.reference} names are not those it was made of")
         taken = Snapshot(made.commit, made.commit, patch)
-        yield Workspace(root, checkout, taken, overrides, _configured(root, overrides))
+        limits = params.load(checkout / params.FILE).limits
+        yield Workspace(root, checkout, taken, overrides, _configured(root, overrides), limits)
 
 
 @contextmanager

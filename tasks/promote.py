@@ -36,12 +36,14 @@ TRIES = 5
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a version. `stands`: it is the champion already; `withdrawn`: somebody rolled back from it."""
+    """What became of a version. `stands`: it is the champion already; `withdrawn`: somebody rolled back from it; `awaits`:
+    it passed, and a person has to agree; `declined`: a person did not."""
 
     version: Version
-    what: Literal["promoted", "refused", "stands", "withdrawn"]
+    what: Literal["promoted", "refused", "stands", "withdrawn", "awaits", "declined"]
     judgement: Judgement | None = None
     withdrawal: LogEntry | None = None
+    declined: LogEntry | None = None
 
     @property
     def words(self) -> str:
@@ -53,7 +55,14 @@ class Outcome:
             )
         if self.judgement is None:
             return f"{name} is the champion already"
+        if no := self.declined:
+            return f"{name} passed, but {no.who} declined it ({no.why})"
         before = f" in place of v{self.judgement.champion}" if self.judgement.champion else ""
+        if self.what == "awaits":
+            return (
+                f"{name} passed and awaits approval: answer its run in the Prefect UI, or "
+                f"tuneline models promote {name} --alias {self.judgement.alias} --why ..."
+            )
         if self.what == "promoted":
             return f"{name} is now {self.version.name}@{self.judgement.alias}{before}"
         return f"{name} was refused: {'; '.join(map(rulings.explained, self.judgement.broken))}"
@@ -93,6 +102,9 @@ def promote_from(rules: PromoteParams, version: Version, workspace: Path, into: 
         if not judgement.passed:
             _refuse(into, judgement, verdict)
             return Outcome(version, "refused", judgement)
+        if rules.approval == "manual":
+            no = into.audit(version.name).declined(verdict)
+            return Outcome(version, "declined" if no else "awaits", judgement, declined=no)
         try:
             into.aliases.promote(
                 version, rules.alias, who=checkout.user(), why=_why(judgement), now=datetime.now(UTC),

@@ -90,7 +90,7 @@ def test_the_layout_is_where_the_stages_put_things() -> None:
 
 
 def test_every_section_belongs_to_a_step() -> None:
-    assert set(params.Params.model_fields) == (VERBS - {"judge"} | {"data", "publish", "promote", "trigger"})
+    assert set(params.Params.model_fields) == (VERBS - {"judge"} | {"data", "publish", "promote", "trigger", "limits"})
 
 
 def test_dvc_reads_the_same_graph() -> None:

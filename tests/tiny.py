@@ -144,6 +144,7 @@ def params(base: Path, **sections: dict[str, Any]) -> dict[str, Any]:
         "publish": {"name": "tiny"},
         "promote": {},
         "trigger": {},
+        "limits": {},
     }
     for section, changes in sections.items():
         values.setdefault(section, {}).update(changes)

@@ -38,9 +38,13 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _run(chosen: Params) -> dict[str, Any]:
+    from prefect import tags
+
+    from flows.automations import OURS
     from flows.retrain import retrain
 
-    state = retrain(chosen, return_state=True)
+    with tags(OURS):
+        state = retrain(chosen, return_state=True)
     if not state.is_completed():
         raise StageFailed(state.message or "the run failed; its log says why")
     return dict(state.result())

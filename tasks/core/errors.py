@@ -11,6 +11,7 @@
     ├── TransientError      network or throttling: retried with backoff
     ├── ServiceError        an embedded service did not start or died
     └── StageFailed         a stage's own process failed; carries that step's message
+        └── Killed          it was killed from outside: tried again, from its checkpoint
 
 A message says what happened, where, what was found, and the next move.
 """
@@ -68,11 +69,15 @@ class StageFailed(TunelineError):
     exit_code = 11
 
 
+class Killed(StageFailed):
+    pass
+
+
 KINDS: dict[str, type[TunelineError]] = {
     kind.__name__: kind
     for kind in (
         TunelineError, ParamsError, DataError, ModelError, IntegrityError, ResourceError,
-        StorageError, ConflictError, TransientError, ServiceError, StageFailed,
+        StorageError, ConflictError, TransientError, ServiceError, StageFailed, Killed,
     )
 }  # fmt: skip
 

@@ -18,6 +18,7 @@ from tasks.core.sections import (
     DataParams,
     EvaluateParams,
     FetchParams,
+    LimitsParams,
     MergeParams,
     PrepareParams,
     PromoteParams,
@@ -46,6 +47,7 @@ class Params(Section):
     publish: PublishParams
     promote: PromoteParams
     trigger: TriggerParams
+    limits: LimitsParams
 
 
 def load(path: Path = FILE) -> Params:

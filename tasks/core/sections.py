@@ -377,6 +377,9 @@ class PromoteParams(Section):
     formats: Annotated[tuple[Name, ...], Field(description="that have to be within their budget")] = ()
     rows: Rows = Rows()
     signed: Annotated[bool, Field(description="by a key of TUNELINE_TRUSTED_KEYS, or it is not promoted")] = False
+    approval: Annotated[
+        Literal["auto", "manual"], Field(description="manual: a person has to agree to what the gate lets pass")
+    ] = "auto"
 
 
 class TriggerParams(Section):
@@ -390,6 +393,18 @@ class TriggerParams(Section):
     settle_minutes: Annotated[float, Field(ge=0, description="since the last arrival")] = 10.0
     quiet: Annotated[tuple[Span, ...], Field(description="hours in which no training begins, 08:00-18:30")] = ()
     timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
+
+
+class LimitsParams(Section):
+    """How long things may take."""
+
+    stage_hours: Annotated[float, Field(gt=0, description="after which a stage is ended")] = 24.0
+    hours: Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(description="of one stage: {train: 72.0}")] = {}
+    approval_hours: Annotated[float, Field(gt=0, description="after which nobody's answer is a no")] = 72.0
+
+    def of(self, stage: str) -> float:
+        """Hours that the stage may take."""
+        return self.hours.get(stage, self.stage_hours)
 
 
 class PublishParams(Section):

@@ -29,7 +29,8 @@ Generation = Annotated[int, Field(ge=1)]
 class LogEntry(Stored):
     """One line: who did what to which version, and when.
 
-    `manifest` is the digest of what was published; `alias`, `previous` and `generation` are those of a move.
+    `manifest` is the digest of what was published; `alias`, `previous` and `generation` are those of a move; `run` is the
+    flow run that awaits an answer.
     """
 
     at: AwareDatetime
@@ -42,6 +43,7 @@ class LogEntry(Stored):
     alias: Line | None = None
     previous: Number | None = None
     generation: Generation | None = None
+    run: Line | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,10 @@ class Audit:
             move for move in moves if move.version == version or (move.action, move.previous) == ("rollback", version)
         ]
         return about[-1] if about and about[-1].version != version else None
+
+    def declined(self, verdict: str) -> LogEntry | None:
+        """A person's no to what the verdict let pass."""
+        return next((e for e in self.entries() if (e.action, e.verdict) == ("decline", verdict)), None)
 
     def _read(self, key: str) -> LogEntry:
         return parse(LogEntry, self.store.whole(key), self.store.at(key))

@@ -1,4 +1,5 @@
-"""Keeps one server running for as long as somebody holds its users lock, and ends it right after.
+"""Keeps one server running for as long as somebody holds its users lock, and ends it right after. One that dies meanwhile
+is begun again, on the same ports.
 
 A process of its own (`python -m tasks.storage.guard`; an `Order` as JSON on stdin, one outcome as JSON on stdout),
 standard library only. Two locks are the whole protocol, and the kernel takes them back from whoever is killed:
@@ -32,6 +33,9 @@ from tasks.storage.process import Process, alive, end_group, held, identify
 POLL_SECONDS = 0.3
 START_POLL_SECONDS = 0.03
 PROBE_SECONDS = 2.0
+FAILURES = 5
+"""Starts in a row without an answer, or with a life of less than SHORT_SECONDS, after which a server is given up."""
+SHORT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -141,25 +145,60 @@ def _leave(_number: int, _frame: object) -> None:
 
 
 def _serve(order: Order, places: Files) -> None:
-    """The whole life of one server; SIGTERM to the guard ends it at once."""
+    """The lives of a server, one after the other; SIGTERM to the guard ends them at once."""
+    lives = _Lives()
+    while _live(order, places, lives):
+        pass
+
+
+class _Lives:
+    """Whether another follows: only where the first one answered, and not when too many have failed."""
+
+    def __init__(self) -> None:
+        self._answered, self._failures = False, 0
+
+    def go_on(self, outcome: str, seconds: float) -> bool:
+        """After a life that ended so, so long after its server had answered."""
+        if outcome == "dead":
+            self._answered = True
+        elif outcome not in ("died", "late"):
+            return False
+        self._failures = 0 if seconds >= SHORT_SECONDS else self._failures + 1
+        return self._answered and self._failures < FAILURES
+
+
+def _live(order: Order, places: Files, lives: _Lives) -> bool:
+    """One life, and whether another follows. Law: from the first to the last of them the state is there, so that a
+    newcomer waits for the next one rather than begin another beside it."""
     child = _launch(order)
     state = State(identify(os.getpid()), identify(child.pid), order.ports, order.probes, order.leftovers)
-    outcome = "failed"
+    outcome, since, follows = "failed", time.monotonic(), False
     try:
         _write(places.state, state)
         outcome = _start(state, order, places)
+        since = time.monotonic()
         if outcome == "ready":
             _report(outcome, None)
-            while alive(state.server) and not _deserted(state, order, places):
-                time.sleep(POLL_SECONDS)
+            outcome = _watch(state, order, places)
+        follows = lives.go_on(outcome, time.monotonic() - since)
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        handler = signal.signal(signal.SIGTERM, signal.SIG_IGN)
         end_group(state.server, order.grace_seconds)
         status = child.wait()
-        if read_state(places.state) == state:  # else a newcomer has already cleared up and gone on
+        if not follows and read_state(places.state) == state:  # else a newcomer has cleared up and gone on
             clear(places.state, order.leftovers)
-        if outcome != "ready":
-            _report(outcome, status)
+        _report(outcome, status)  # heard only where nothing was reported before
+        signal.signal(signal.SIGTERM, handler)
+    return follows
+
+
+def _watch(state: State, order: Order, places: Files) -> str:
+    """`left` when nobody uses the server any more, `dead` when it is."""
+    while alive(state.server):
+        if _deserted(state, order, places):
+            return "left"
+        time.sleep(POLL_SECONDS)
+    return "dead"
 
 
 def _launch(order: Order) -> subprocess.Popen[bytes]:

@@ -67,18 +67,29 @@ def end_group(leader: Process, grace_seconds: float) -> None:
 @contextmanager
 def held(path: Path, mode: int) -> Generator[bool]:
     """A flock on `path` for the length of the block; False where `LOCK_NB` found it taken."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, mode)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-    finally:
-        # Closing alone would leave the lock with any child that was forked meanwhile.
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
+            try:
+                fcntl.flock(descriptor, mode)
+            except BlockingIOError:
+                yield False
+                return
+            if _is_still(path, descriptor):
+                yield True
+                return
+        finally:
+            # Closing alone would leave the lock with any child that was forked meanwhile.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    """Not where its last owner removed it meanwhile: the next to ask would make another, and both have "the" lock."""
+    try:
+        return path.stat().st_ino == os.fstat(descriptor).st_ino
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

@@ -116,14 +116,15 @@ def _leave(service: Service, places: Files, mine: ExitStack) -> None:
 
 def _joined(service: Service, places: Files) -> State | None:
     """The instance that runs, once it answers; what is left of any other is removed."""
-    if not (state := guard.read_state(places.state)):
-        return None
+    last: State | None = None
     deadline = time.monotonic() + service.start_seconds  # whoever began to start it may have been killed since
-    while alive(state.guard) and alive(state.server) and time.monotonic() < deadline:
-        if all(map(guard.answers, state.probes)):
+    while (state := guard.read_state(places.state)) and alive(state.guard) and time.monotonic() < deadline:
+        if alive(state.server) and all(map(guard.answers, state.probes)):
             return state
+        last = state
         time.sleep(guard.START_POLL_SECONDS)
-    _end(state, service, places)
+    if left := state or last:
+        _end(left, service, places)
     return None
 
 

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
-import urllib.request
-import uuid
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,47 +13,7 @@ import pytest
 from flows.arrivals import LANDED, READY
 from flows.deployments import flow_of, listed
 from tests.project import ROOT, Project
-
-SECONDS = 900.0
-
-
-class Server:
-    """What a test asks of the Prefect server that `tuneline up` has started, over plain HTTP as anybody would."""
-
-    def __init__(self, address: str) -> None:
-        self._api = f"{address}/api"
-
-    def post(self, path: str, value: Any) -> Any:
-        body = json.dumps(value).encode()
-        request = urllib.request.Request(f"{self._api}{path}", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request) as answer:
-            return json.loads(answer.read() or b"null")
-
-    def landed(self) -> None:
-        self._tell(LANDED)
-
-    def ready(self) -> None:
-        self._tell(READY)
-
-    def _tell(self, event: str) -> None:
-        self.post("/events", [{
-            "id": str(uuid.uuid4()), "occurred": datetime.now(UTC).isoformat(), "event": event,
-            "resource": {"prefect.resource.id": "tuneline.test"},
-        }])  # fmt: skip
-
-    def ended(self, flow: str) -> list[tuple[str, str]]:
-        """Name and message of the last state of each run of the flow that has ended, oldest first."""
-        wanted = {"flows": {"name": {"any_": [flow]}}, "sort": "START_TIME_ASC"}
-        runs = self.post("/flow_runs/filter", wanted)
-        final = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-        return [(run["state"]["name"], run["state"]["message"]) for run in runs if run["state_type"] in final]
-
-    def wait(self, flow: str, count: int) -> list[tuple[str, str]]:
-        deadline = time.monotonic() + SECONDS
-        while len(found := self.ended(flow)) < count:
-            assert time.monotonic() < deadline, f"{flow}: {found}"
-            time.sleep(0.5)
-        return found
+from tests.serving import Server, serving
 
 
 @pytest.fixture
@@ -66,24 +22,8 @@ def up(tmp_path: Path, tiny_base: Path) -> Iterator[tuple[Project, Server]]:
     landing.mkdir()
     sections: dict[str, dict[str, Any]] = {"publish": {"name": "alone"}, "trigger": {"settle_minutes": 0.0}}
     project = Project(tmp_path / "project", tiny_base, {}, **sections, quantize={"formats": []})
-    process = project.start("tuneline", "up", TUNELINE_LANDING=str(landing))
-    try:
-        assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(4)]
-        assert str(landing) in lines[2]
-        server = Server(lines[0].split()[-1])
-        _until(lambda: len(server.post("/deployments/filter", {})) == len(listed()))
+    with serving(project, TUNELINE_LANDING=str(landing)) as (server, _):
         yield project, server
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
-
-
-def _until(there: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not there():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 def test_what_lands_is_trained_on_once_and_nothing_else_is(up: tuple[Project, Server], tmp_path: Path) -> None:
@@ -93,7 +33,7 @@ def test_what_lands_is_trained_on_once_and_nothing_else_is(up: tuple[Project, Se
     assert server.wait("ingest", 1)[0] == ("Ready", "v1, 420 rows; v1 brings 420 new rows, at least 50")
     server.ready()  # a second time: two runs, one training
     (state, message), second = server.wait("retrain", 2)
-    assert state in ("Completed", "Refused") and "alone@v1 registered" in message, message
+    assert state in ("Promoted", "Refused") and "alone@v1 registered" in message, message
     assert second == ("Skipped", "nothing has arrived since the last training")
     server.landed()
     name, message = server.wait("ingest", 2)[1]

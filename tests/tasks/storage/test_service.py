@@ -40,7 +40,7 @@ except BlockingIOError:
     pathlib.Path("overlap").touch()  # two instances at once: the fixture fails the test
     sys.exit("another instance runs")
 pathlib.Path(f"start-{os.getpid()}").touch()
-if behaviour == "dies":
+if behaviour == "dies" or pathlib.Path("die").exists():
     sys.exit("no such licence: weekdays only")
 if behaviour == "never ready":
     print("waiting for something that never comes", flush=True)
@@ -151,6 +151,17 @@ def server_at(port: int) -> Process:
     return identify(int(str(ask(port)["pid"])))
 
 
+def next_server_at(port: int) -> Process:
+    """Of one that was killed."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return server_at(port)
+        except OSError:
+            assert time.monotonic() < deadline, "no other server came"
+            time.sleep(0.02)
+
+
 def wait_for(path: Path) -> Path:
     deadline = time.monotonic() + PATIENCE
     while not path.exists():
@@ -256,6 +267,27 @@ def test_a_newcomer_takes_over_a_start_whose_user_was_killed(home: Path, user: C
     (home / "tiny" / "go").touch()
     assert newcomer.server() == state_of(home).server
     assert len(starts(home)) == 1
+
+
+def test_a_killed_server_comes_back_to_its_users_where_it_was(home: Path) -> None:
+    with running(service(home)) as endpoint:
+        for _ in range(2):
+            dead = server_at(endpoint.ports["http"])
+            os.kill(dead.pid, signal.SIGKILL)
+            assert gone(dead, PATIENCE)
+            assert next_server_at(endpoint.ports["http"]) == state_of(home).server != dead
+    assert guard.read_state(home / "tiny.json") is None
+
+
+def test_a_server_that_can_t_live_any_more_is_given_up(home: Path) -> None:
+    with running(service(home)) as endpoint:
+        before = state_of(home)
+        (home / "tiny" / "die").touch()
+        os.kill(before.server.pid, signal.SIGKILL)
+        assert gone(before.guard, PATIENCE)
+        with pytest.raises(OSError, match="refused"):
+            ask(endpoint.ports["http"])
+        assert guard.read_state(home / "tiny.json") is None
 
 
 def test_a_killed_server_is_replaced_for_the_next_user(home: Path) -> None:

@@ -1,0 +1,120 @@
+"""`tuneline up` in a project, and what a test asks of its Prefect server, over plain HTTP as anybody would."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flows.arrivals import LANDED, READY
+from flows.deployments import listed
+from tests.project import Project
+
+SECONDS = 900.0
+FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+
+class Server:
+    """The Prefect server at an address."""
+
+    def __init__(self, address: str) -> None:
+        self.api = f"{address}/api"
+
+    def post(self, path: str, value: Any) -> Any:
+        body = json.dumps(value).encode()
+        request = urllib.request.Request(f"{self.api}{path}", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request) as answer:
+            return json.loads(answer.read() or b"null")
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(f"{self.api}{path}") as answer:
+            return json.loads(answer.read())
+
+    def landed(self) -> None:
+        self._tell(LANDED)
+
+    def ready(self) -> None:
+        self._tell(READY)
+
+    def _tell(self, event: str) -> None:
+        self.post("/events", [{
+            "id": str(uuid.uuid4()), "occurred": datetime.now(UTC).isoformat(), "event": event,
+            "resource": {"prefect.resource.id": "tuneline.test"},
+        }])  # fmt: skip
+
+    def ended(self, flow: str) -> list[tuple[str, str]]:
+        """Name and message of the last state of each run of the flow that has ended, oldest first."""
+        wanted = {"flows": {"name": {"any_": [flow]}}, "sort": "START_TIME_ASC"}
+        runs = self.post("/flow_runs/filter", wanted)
+        return [(run["state"]["name"], run["state"]["message"]) for run in runs if run["state_type"] in FINAL]
+
+    def runs(self, flow: str) -> list[dict[str, Any]]:
+        """Every run of the flow, newest first."""
+        return self.post("/flow_runs/filter", {"flows": {"name": {"any_": [flow]}}, "sort": "ID_DESC"})
+
+    def reach(self, run: str, *states: str) -> dict[str, Any]:
+        """The run, once its state has one of these names."""
+        return until(lambda: (found := self.get(f"/flow_runs/{run}"))["state"]["name"] in states and found)
+
+    def wait(self, flow: str, count: int) -> list[tuple[str, str]]:
+        return until(lambda: len(found := self.ended(flow)) >= count and found)
+
+
+def until(there: Callable[[], Any], seconds: float = SECONDS) -> Any:
+    """What it answers, once that is true. A server that is not there is asked again."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if found := there():
+                return found
+        except OSError:
+            pass
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.3)
+
+
+@contextmanager
+def serving(project: Project, **environment: str) -> Generator[tuple[Server, subprocess.Popen[str]]]:
+    """`tuneline up` for the length of the block, its deployments registered."""
+    process = project.start("tuneline", "up", **environment)
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().split()[-1]
+        for line in process.stdout:
+            if line.startswith("Ctrl-C"):
+                break
+        server = Server(address)
+        until(lambda: len(server.post("/deployments/filter", {})) == len(listed()))
+        yield server, process
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+def processes(folder: Path, *words: str) -> Iterator[int]:
+    """Those that work in the folder and whose command line has all of these words."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (entry / "cmdline").read_bytes().split(b"\0")
+            inside = (entry / "cwd").readlink().is_relative_to(folder)
+        except OSError:
+            continue
+        if inside and all(word.encode() in line for word in words):
+            yield int(entry.name)
+
+
+def kill(pid: int) -> None:
+    """With SIGKILL, if it is still there."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
