@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LOCK := infra/requirements.lock
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo days test test-all lint lock bench peers formats clean
+.PHONY: help install demo days soak test test-all lint lock bench peers formats clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /	/' | expand -t 12
@@ -27,6 +27,9 @@ demo: install ## the whole line on the sample corpus: rows in, a registered mode
 
 days: install ## the gate on three arrivals and a spoilt one, in a clone of its own: promoted, refused, rolled back, verified, made again
 	python benchmarks/days.py --json .tuneline/days.json
+
+soak: install ## the line by itself for half an hour, with kills and a store that fails; prints what came of every row
+	python -m tests.soak --json .tuneline/soak.json
 
 # Apart from the rest: transformers imports torchao wherever it is, which every stage of the line would pay for.
 $(VENV)/.extras: $(VENV)/.installed

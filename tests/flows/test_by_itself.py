@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 
 from flows.arrivals import LANDED, READY
 from flows.deployments import flow_of, listed
+from tasks.storage import embedded
 from tests.project import ROOT, Project
 from tests.serving import Server, serving
+
+CANARY = "c4n4ry-in-the-environment"
 
 
 @pytest.fixture
@@ -22,7 +26,7 @@ def up(tmp_path: Path, tiny_base: Path) -> Iterator[tuple[Project, Server]]:
     landing.mkdir()
     sections: dict[str, dict[str, Any]] = {"publish": {"name": "alone"}, "trigger": {"settle_minutes": 0.0}}
     project = Project(tmp_path / "project", tiny_base, {}, **sections, quantize={"formats": []})
-    with serving(project, TUNELINE_LANDING=str(landing)) as (server, _):
+    with serving(project, TUNELINE_LANDING=str(landing), TUNELINE_JUDGE_KEY=CANARY) as (server, _):
         yield project, server
 
 
@@ -50,6 +54,27 @@ def test_what_lands_is_trained_on_once_and_nothing_else_is(up: tuple[Project, Se
         message.removeprefix("v2, 440 rows; ").rpartition(", for ")[0]
     )
     assert len(json.loads(project("tuneline", "models", "list", "--json").stdout)) == 1
+    assert len(seen := kept(project)) > 100
+    for secret in (CANARY, embedded.credentials(project.folder / ".tuneline" / "s3")[1]):
+        assert [name for name, data in seen.items() if secret.encode() in data] == []
+
+
+def kept(project: Project) -> dict[str, bytes]:
+    """All that is written down of the runs: the Prefect server's database and logs, the line's own, every object in the store."""
+    home = project.folder / ".tuneline"
+    files = {
+        str(file): file.read_bytes()
+        for file in home.rglob("*")
+        if file.is_file() and "s3" not in file.relative_to(home).parts
+    }
+    with embedded.s3(home) as store:
+        s3 = boto3.client("s3", endpoint_url=store.endpoint, region_name="us-east-1", aws_access_key_id=store.access_key,
+                          aws_secret_access_key=store.secret_key)  # fmt: skip
+        for bucket in s3.list_buckets()["Buckets"]:
+            for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket["Name"]):
+                for found in page.get("Contents", []):
+                    files[found["Key"]] = s3.get_object(Bucket=bucket["Name"], Key=found["Key"])["Body"].read()
+    return files
 
 
 def test_the_events_that_start_runs_are_those_that_are_sent() -> None:
