@@ -16,6 +16,8 @@ import pytest
 
 from flows.arrivals import LANDED, READY
 from flows.deployments import flow_of, listed
+from tests import amazon
+from tests.amazon import Amazon
 from tests.project import ROOT, Project
 
 SECONDS = 900.0
@@ -61,16 +63,23 @@ class Server:
 
 
 @pytest.fixture
-def up(tmp_path: Path, tiny_base: Path) -> Iterator[tuple[Project, Server]]:
+def aws() -> Iterator[Amazon]:
+    with amazon.serving() as server:
+        yield Amazon(server, "landing")
+
+
+@pytest.fixture
+def up(tmp_path: Path, tiny_base: Path, aws: Amazon) -> Iterator[tuple[Project, Server]]:
     landing = tmp_path / "landing"
     landing.mkdir()
     sections: dict[str, dict[str, Any]] = {"publish": {"name": "alone"}, "trigger": {"settle_minutes": 0.0}}
     project = Project(tmp_path / "project", tiny_base, {}, **sections, quantize={"formats": []})
-    process = project.start("tuneline", "up", TUNELINE_LANDING=str(landing))
+    settings = {**aws.environ, "TUNELINE_LANDING": str(landing), "TUNELINE_QUEUE": aws.url}
+    process = project.start("tuneline", "up", **settings)
     try:
         assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(4)]
-        assert str(landing) in lines[2]
+        lines = [process.stdout.readline() for _ in range(5)]
+        assert str(landing) in lines[2] and lines[3] == f"queue:      {aws.url}\n"
         server = Server(lines[0].split()[-1])
         _until(lambda: len(server.post("/deployments/filter", {})) == len(listed()))
         yield project, server
@@ -86,10 +95,13 @@ def _until(there: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
-def test_what_lands_is_trained_on_once_and_nothing_else_is(up: tuple[Project, Server], tmp_path: Path) -> None:
+def test_what_lands_is_trained_on_once_and_nothing_else_is(
+    up: tuple[Project, Server], aws: Amazon, tmp_path: Path
+) -> None:
     project, server = up
     shutil.copy(ROOT / "data/sample/day1.jsonl", tmp_path / "landing" / "day1.jsonl")
-    server.landed()
+    aws.notify()
+    aws.put("day1.jsonl")  # two messages with S3's test, at one look or at two: the latter announces nothing
     assert server.wait("ingest", 1)[0] == ("Ready", "v1, 420 rows; v1 brings 420 new rows, at least 50")
     server.ready()  # a second time: two runs, one training
     (state, message), second = server.wait("retrain", 2)
