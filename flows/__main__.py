@@ -22,6 +22,8 @@ when a command needs them and stop with it. To use others, set:
   TUNELINE_QUEUE      URL of the SQS queue that its bucket tells of them
   TUNELINE_THREADS    processor threads (default: all)
 
+  TUNELINE_METRICS_PORT  port of loopback on which `tuneline up` serves metrics for Prometheus
+
   TUNELINE_SIGNING_KEY   file of the private key that signs what is published (TUNELINE_SIGNING_PASSPHRASE opens it)
   TUNELINE_TRUSTED_KEYS  file or folder of public keys: what no key of these signed is not pulled
 """

@@ -16,7 +16,7 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Completed, Failed
 from pydantic import ValidationError
 
-from flows import arrivals, continuing, policy, preflight, report, stages
+from flows import arrivals, continuing, metrics, policy, preflight, report, stages
 from flows.stages import Futures
 from flows.supervise import Event
 from flows.workspace import Workspace, bring_back, workspace
@@ -73,6 +73,8 @@ def _line(run: Workspace, chosen: Params) -> State[Any]:
         return failed
     result: Published = published.result()
     promotion: Event = promoted.result()
+    if promotion["what"] == "promoted":
+        metrics.promoted(chosen.publish.name)
     _keep_report(run)
     if not bring_back(run):
         get_run_logger().info("the checkout keeps its files: they changed meanwhile, or the run had params of its own")
@@ -151,3 +153,6 @@ def _model_of(given: object) -> str:
 
 def _params_of(checkout: Path) -> Params:
     return params.load(checkout / params.FILE)
+
+
+metrics.ends(retrain)

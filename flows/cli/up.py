@@ -7,17 +7,21 @@ import asyncio
 import os
 import warnings
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 
-from flows import listening
+from flows import exposition, listening
 from flows.services import services, usual_port
 from tasks.core.errors import TransientError
 from tasks.storage.queue import Queue
 
 
 def main(arguments: argparse.Namespace) -> int:
-    queue = _queue()
-    with services(store=True, prefect=True, port=arguments.port or usual_port()) as settings:
+    metrics_port, queue = exposition.port_of(os.environ), _queue()
+    with (
+        services(store=True, prefect=True, port=arguments.port or usual_port()) as settings,
+        _page(metrics_port) as page,
+    ):
         from tasks.storage.registry import Registry
 
         print(f"Prefect UI: {settings.get('PREFECT_UI_URL', os.environ['PREFECT_API_URL'])}")
@@ -28,6 +32,8 @@ def main(arguments: argparse.Namespace) -> int:
         )
         if queue:
             print(f"queue:      {queue.url}")
+        if page:
+            print(f"metrics:    {page}")
         print("Ctrl-C stops all of it.", flush=True)
         _serve(queue, landing=landing is not None)
     return 0
@@ -43,6 +49,12 @@ def _queue() -> Queue | None:
     except TransientError as error:
         listening.say(str(error))
     return queue
+
+
+def _page(port: int | None) -> AbstractContextManager[str | None]:
+    """Before Prefect is imported, which takes prometheus_client as it finds it; after its server has started, which would
+    count into the same folder."""
+    return exposition.served(Path.cwd(), port) if port else nullcontext()
 
 
 def _serve(queue: Queue | None, *, landing: bool) -> None:

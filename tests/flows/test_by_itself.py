@@ -19,6 +19,7 @@ from flows.deployments import flow_of, listed
 from tests import amazon
 from tests.amazon import Amazon
 from tests.project import ROOT, Project
+from tests.scraped import free_port, scraped, value
 
 SECONDS = 900.0
 
@@ -26,8 +27,8 @@ SECONDS = 900.0
 class Server:
     """What a test asks of the Prefect server that `tuneline up` has started, over plain HTTP as anybody would."""
 
-    def __init__(self, address: str) -> None:
-        self._api = f"{address}/api"
+    def __init__(self, address: str, metrics: str) -> None:
+        self._api, self.metrics = f"{address}/api", metrics
 
     def post(self, path: str, value: Any) -> Any:
         body = json.dumps(value).encode()
@@ -75,12 +76,13 @@ def up(tmp_path: Path, tiny_base: Path, aws: Amazon) -> Iterator[tuple[Project, 
     sections: dict[str, dict[str, Any]] = {"publish": {"name": "alone"}, "trigger": {"settle_minutes": 0.0}}
     project = Project(tmp_path / "project", tiny_base, {}, **sections, quantize={"formats": []})
     settings = {**aws.environ, "TUNELINE_LANDING": str(landing), "TUNELINE_QUEUE": aws.url}
+    settings["TUNELINE_METRICS_PORT"] = str(free_port())
     process = project.start("tuneline", "up", **settings)
     try:
         assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(5)]
+        lines = [process.stdout.readline() for _ in range(6)]
         assert str(landing) in lines[2] and lines[3] == f"queue:      {aws.url}\n"
-        server = Server(lines[0].split()[-1])
+        server = Server(lines[0].split()[-1], lines[4].split()[-1])
         _until(lambda: len(server.post("/deployments/filter", {})) == len(listed()))
         yield project, server
     finally:
@@ -122,6 +124,16 @@ def test_what_lands_is_trained_on_once_and_nothing_else_is(
         message.removeprefix("v2, 440 rows; ").rpartition(", for ")[0]
     )
     assert len(json.loads(project("tuneline", "models", "list", "--json").stdout)) == 1
+    counted = scraped(server.metrics)
+    assert value(counted, "tuneline_stages_total", "train", "ran") == 1
+    assert value(counted, "tuneline_stage_seconds_count", "train") == 1
+    for flow, outcome, runs in (
+        ("retrain", state.lower(), 1), ("retrain", "skipped", 2), ("ingest", "ready", 1), ("ingest", "waiting", 2),
+    ):  # fmt: skip
+        assert value(counted, "tuneline_runs_total", flow, "alone", outcome) == runs
+    assert value(counted, "tuneline_rows_ingested_total", "accepted") == 440
+    assert value(counted, "tuneline_train_loss", "alone") > 0
+    assert value(counted, "tuneline_train_memory_bytes", "alone") > 1e7
 
 
 def test_the_events_that_start_runs_are_those_that_are_sent() -> None:
