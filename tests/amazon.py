@@ -16,6 +16,18 @@ KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 REGION = "us-east-1"
 
 
+def told(*keys: str, event: str = "ObjectCreated:Put") -> dict[str, Any]:
+    """A notification as S3 sends it, with more fields than are read."""
+    return {"Records": [
+        {
+            "eventVersion": "2.3", "eventSource": "aws:s3", "awsRegion": "eu-central-1", "eventName": event,
+            "s3": {"s3SchemaVersion": "1.0", "bucket": {"name": "b", "arn": "arn:aws:s3:::b"},
+                   "object": {"key": key, "size": 1, "eTag": "x", "sequencer": "00"}},
+        }
+        for key in keys
+    ]}  # fmt: skip
+
+
 class Amazon:
     """A server, and in it one bucket with one queue, on whose address all is reached."""
 
@@ -61,9 +73,14 @@ class Amazon:
 
     def waiting(self) -> int:
         """Messages that nobody has deleted."""
-        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-        found = self.sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=names)["Attributes"]
-        return sum(int(found[name]) for name in names)
+        return self._count("ApproximateNumberOfMessages") + self.hidden()
+
+    def hidden(self) -> int:
+        """Those of them that somebody has received."""
+        return self._count("ApproximateNumberOfMessagesNotVisible")
+
+    def _count(self, name: str) -> int:
+        return int(self.sqs.get_queue_attributes(QueueUrl=self.url, AttributeNames=[name])["Attributes"][name])
 
 
 @contextmanager

@@ -193,6 +193,26 @@ def test_it_is_told_to_stop_while_nothing_answers() -> None:
     assert ear.told == []
 
 
+def test_beside_other_work_an_error_is_said_and_the_work_goes_on(
+    aws: Amazon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deadline, said = time.monotonic() + SECONDS, ""
+    with listening.beside(Queue.open(aws.url + "-x", aws.environ), Ear()):
+        while not said:
+            assert time.monotonic() < deadline
+            said = capsys.readouterr().err
+    assert said.startswith("error: looking at") and "no such queue" in said
+    assert said.endswith("until the next start what lands is only looked for by schedule\n") and said.count("\n") == 1
+
+
+def test_beside_other_work_what_lands_is_told(aws: Amazon) -> None:
+    ear = Ear()
+    with listening.beside(aws.queue(), ear):
+        aws.put("k")
+        assert ear.stop.wait(SECONDS)
+    assert ear.told == [Landed(aws.bucket, "k")]
+
+
 def test_a_foreign_message_is_warned_of_once_however_often_it_comes(aws: Amazon) -> None:
     aws.sqs.set_queue_attributes(QueueUrl=aws.url, Attributes={"VisibilityTimeout": "0"})
     foreign = aws.send("hello")

@@ -11,20 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.storage.notices import Landed, read
+from tests.amazon import told
 
 TEST = {"Service": "Amazon S3", "Event": "s3:TestEvent", "Time": "2026-11-29T00:00:00.000Z", "Bucket": "b"}
-
-
-def told(*keys: str, event: str = "ObjectCreated:Put") -> dict[str, Any]:
-    """As S3 sends it, with more fields than are read."""
-    return {"Records": [
-        {
-            "eventVersion": "2.3", "eventSource": "aws:s3", "awsRegion": "eu-central-1", "eventName": event,
-            "s3": {"s3SchemaVersion": "1.0", "bucket": {"name": "b", "arn": "arn:aws:s3:::b"},
-                   "object": {"key": key, "size": 1, "eTag": "x", "sequencer": "00"}},
-        }
-        for key in keys
-    ]}  # fmt: skip
 
 
 def enveloped(value: object) -> dict[str, Any]:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
+from typing import Any
 
 import pytest
 from moto.server import ThreadedMotoServer
 
 from flows.listening import hand_on
 from tasks.core.errors import StorageError, TransientError
+from tasks.storage import queue, refusals
 from tasks.storage.notices import Landed
 from tasks.storage.queue import Look, Queue
+from tasks.storage.refusals import Refusal
 from tests import amazon
-from tests.amazon import Amazon
+from tests.amazon import Amazon, told
 
 STRANGE = ("rows/a b.jsonl", "rows/a+b.jsonl", "Büro/%41/日本語.jsonl", "rows/day1.jsonl")
 
@@ -47,14 +50,14 @@ class Told:
 def test_a_bucket_tells_of_every_key_and_all_of_it_is_one_announcement(aws: Amazon, topic: bool) -> None:
     aws.notify(topic=topic)
     aws.put(*STRANGE, *(f"rows/{number}.jsonl" for number in range(21)))
-    told = Told(aws)
-    hand_on(aws.queue(), told, told.warned.append)
-    ((files, waiting),) = told.calls
+    ear = Told(aws)
+    hand_on(aws.queue(), ear, ear.warned.append)
+    ((files, waiting),) = ear.calls
     assert {file.key for file in files} == {*STRANGE, *(f"rows/{number}.jsonl" for number in range(21))}
     assert {file.bucket for file in files} == {aws.bucket} and len(files) == 25
-    assert waiting == 26 and aws.waiting() == 0 and told.warned == []  # one is S3's test event
-    hand_on(aws.queue(), told, told.warned.append)
-    assert len(told.calls) == 1
+    assert waiting == 26 and aws.waiting() == 0 and ear.warned == []  # one is S3's test event
+    hand_on(aws.queue(), ear, ear.warned.append)
+    assert len(ear.calls) == 1
 
 
 def test_what_brings_no_bytes_is_deleted_and_not_announced(aws: Amazon) -> None:
@@ -62,19 +65,19 @@ def test_what_brings_no_bytes_is_deleted_and_not_announced(aws: Amazon) -> None:
     aws.put("k")
     aws.s3.delete_object(Bucket=aws.bucket, Key="k")
     assert aws.waiting() == 2
-    told = Told(aws)
-    assert hand_on(aws.queue(), told, told.warned.append).files == ()
-    assert told.calls == [] and told.warned == [] and aws.waiting() == 0
+    ear = Told(aws)
+    assert hand_on(aws.queue(), ear, ear.warned.append).files == ()
+    assert ear.calls == [] and ear.warned == [] and aws.waiting() == 0
 
 
 def test_a_foreign_message_stays_and_the_rest_is_handed_on(aws: Amazon) -> None:
     aws.notify()
     foreign = aws.send("hello")
     aws.put("k")
-    told = Told(aws)
-    look = hand_on(aws.queue(), told, told.warned.append)
+    ear = Told(aws)
+    look = hand_on(aws.queue(), ear, ear.warned.append)
     assert look.files == (Landed(aws.bucket, "k"),) and look.foreign == (foreign,)
-    (words,) = told.warned
+    (words,) = ear.warned
     assert foreign in words and "is no notification of S3's" in words
     assert aws.waiting() == 1
 
@@ -98,10 +101,10 @@ def test_nothing_is_deleted_when_it_could_not_be_handed_on(aws: Amazon) -> None:
 
 def test_deleting_again_changes_nothing_and_nothing_is_deleted_of_an_empty_look(aws: Amazon) -> None:
     aws.notify()
-    queue = aws.queue()
-    look = queue.look()
+    source = aws.queue()
+    look = source.look()
     for each in (Look(), look, look):
-        queue.delete(each)
+        source.delete(each)
     assert aws.waiting() == 0
 
 
@@ -110,6 +113,31 @@ def test_messages_that_are_visible_again_at_once_end_the_look(aws: Amazon) -> No
     aws.notify()
     aws.put("k")
     assert aws.queue().look().files == (Landed(aws.bucket, "k"),)
+
+
+def test_a_look_ends_though_more_lies_there(aws: Amazon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "LOOK_SECONDS", 0.0)
+    for number in range(queue.BATCH + 3):
+        aws.send(told(str(number)))
+    looks = [aws.queue().look() for _ in range(2)]
+    assert [len(look.files) for look in looks] == [queue.BATCH, 3]
+
+
+def test_what_was_received_before_the_connection_broke_counts(aws: Amazon) -> None:
+    class Breaking(Queue):
+        def _receive(self, wait: int) -> Sequence[Mapping[str, Any]]:
+            if aws.waiting() == aws.hidden():
+                raise TransientError("broken")
+            return super()._receive(wait)
+
+    aws.send(told("k"))
+    breaking = Breaking(aws.url, aws.queue()._client)
+    look = breaking.look()
+    assert look.files == (Landed("b", "k"),)
+    with pytest.raises(TransientError, match="broken"):
+        breaking.look()
+    breaking.delete(look)
+    assert aws.waiting() == 0
 
 
 def test_a_queue_that_is_not_there_is_one_message(aws: Amazon) -> None:
@@ -141,6 +169,38 @@ def test_the_address_says_the_region_and_a_store_of_ones_own_is_not_asked() -> N
     environ = {**amazon.KEYS, "AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_REGION": "us-west-2"}
     meta = Queue.open(url, environ)._client.meta  # type: ignore[attr-defined]
     assert (meta.region_name, meta.endpoint_url) == ("eu-central-1", "https://sqs.eu-central-1.amazonaws.com")
+
+
+def test_a_queue_may_be_behind_another_address_than_its_own(aws: Amazon) -> None:
+    url = f"https://sqs.{amazon.REGION}.amazonaws.com/123456789012/{aws.bucket}"
+    aws.send(told("k"))
+    assert Queue.open(url, {**aws.environ, "AWS_ENDPOINT_URL_SQS": aws.endpoint}).look().files == (Landed("b", "k"),)
+
+
+def test_a_server_without_tls_is_not_waited_for(aws: Amazon) -> None:
+    with pytest.raises(StorageError, match=r"speaks no TLS: check the scheme of TUNELINE_QUEUE"):
+        Queue.open(aws.url.replace("http:", "https:"), aws.environ).check()
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind", "says"),
+    [
+        ("AccessDenied", 403, StorageError, "allow sqs:ReceiveMessage, sqs:DeleteMessage and sqs:GetQueueAttributes"),
+        ("InvalidClientTokenId", 403, StorageError, "the queue does not accept the credentials: check AWS_ACCESS_KEY_ID"),
+        ("ExpiredToken", 403, StorageError, "the temporary credentials have expired"),
+        ("RequestThrottled", 403, TransientError, "asks for fewer requests"),
+        ("InternalFailure", 500, TransientError, "the queue failed: run the same command again; if it repeats, check TUNELINE"),
+        ("KmsDisabled", 400, StorageError, "the queue refused, saying 'no' (KmsDisabled): check TUNELINE_QUEUE"),
+    ],
+)  # fmt: skip
+def test_a_refusal_says_what_to_do_about_a_queue(code: str, status: int, kind: type[Exception], says: str) -> None:
+    error = refusals.meaning(Refusal(code, status, "no"), "reading q", queue.SQS)
+    assert type(error) is kind and says in str(error) and str(error).startswith("reading q: ")
+
+
+def test_no_code_means_two_things() -> None:
+    codes = [code for row in queue.SQS.refusals for code in row.codes]
+    assert len(codes) == len(set(codes)) == 11
 
 
 def test_no_answer_may_be_one_later() -> None:
