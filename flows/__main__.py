@@ -19,7 +19,10 @@ when a command needs them and stop with it. To use others, set:
   TUNELINE_REGISTRY   s3://BUCKET/PREFIX, with the usual AWS_* variables (AWS_ENDPOINT_URL_S3 for a store of your own)
   PREFECT_API_URL     the address of a Prefect server
   TUNELINE_LANDING    where new rows land: a folder or s3://BUCKET/PREFIX
+  TUNELINE_QUEUE      URL of the SQS queue that its bucket tells of them
   TUNELINE_THREADS    processor threads (default: all)
+
+  TUNELINE_METRICS_PORT  port of loopback on which `tuneline up` serves metrics for Prometheus
 
   TUNELINE_SIGNING_KEY   file of the private key that signs what is published (TUNELINE_SIGNING_PASSPHRASE opens it)
   TUNELINE_TRUSTED_KEYS  file or folder of public keys: what no key of these signed is not pulled
@@ -48,6 +51,10 @@ def parser() -> argparse.ArgumentParser:
 
     up = commands.add_parser("up", help="serve the Prefect UI, the store and the deployments until Ctrl-C")
     up.add_argument("--port", type=int, default=None, help="of the Prefect UI (default: a free one)")
+
+    listen = commands.add_parser("listen", help="announce what the queue says has landed to the Prefect server")
+    listen.add_argument("--once", action="store_true", help="what lies there now, then end; for cron")
+    _json(listen)
 
     _models(commands.add_parser("models", help="the registry: look, promote, go back, pull, check, sign, clear up"))
 

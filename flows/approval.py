@@ -18,6 +18,7 @@ from prefect.input import RunInput
 from prefect.states import Completed
 from pydantic import Field
 
+from flows import metrics
 from tasks.core.params import Params
 from tasks.data.report import rulings
 from tasks.storage import aliases, checkout, promotion
@@ -68,6 +69,7 @@ def answered(registry: Registry, judgement: Judgement, chosen: Params) -> State[
             registry, version, judgement.alias, who=who, why=answer.reason.strip() or "approved",
             expect=judgement.champion or aliases.NOWHERE,
         )  # fmt: skip
+        metrics.promoted(version.name)
         return Completed(name="Promoted", message=f"{move.words}, as {who} decided", data={"what": "promoted"})
     why = answer.reason.strip() or f"nobody agreed within {chosen.limits.approval_hours:g} h"
     if not registry.audit(version.name).declined(judgement.digest):

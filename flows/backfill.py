@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from pydantic import Field
 
+from flows import metrics
 from flows.retrain import retrain
 from tasks.core.errors import TunelineError
 from tasks.storage.corpus import Corpus
@@ -32,3 +33,6 @@ def backfill(
         if not state.is_completed():
             return Failed(message="; ".join(told))
     return Completed(message="; ".join(told))
+
+
+metrics.ends(backfill)

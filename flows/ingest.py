@@ -10,7 +10,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows import arrivals, parent, policy
+from flows import arrivals, metrics, parent, policy
 from tasks import ingest as take_in
 from tasks.core import params
 from tasks.core.errors import ParamsError, TransientError, TunelineError
@@ -33,6 +33,7 @@ def ingest() -> State[Any]:
         if not taking.state.is_completed():
             return Failed(message=taking.state.message)
         done: Ingested = taking.result()
+        metrics.took_in(done)
         decision = arrivals.look(Corpus.open(os.environ), chosen)
     except TunelineError as error:
         return Failed(message=str(error))
@@ -57,3 +58,6 @@ def _take(chosen: params.Params) -> Ingested | State[Any]:
         raise
     except TunelineError as error:
         return Failed(message=str(error))
+
+
+metrics.ends(ingest)

@@ -12,6 +12,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from pydantic import Field
 
+from flows import metrics
 from tasks.core.errors import TunelineError
 from tasks.storage import checkout, garbage, promotion
 from tasks.storage.registry import Registry
@@ -25,7 +26,10 @@ def promote(reference: str, why: Why, alias: str = "champion", unjudged: bool = 
 
     def move(registry: Registry) -> str:
         version = registry.find(reference)
-        return promotion.promote(registry, version, alias, who=checkout.user(), why=why, unjudged=unjudged).words
+        moved = promotion.promote(registry, version, alias, who=checkout.user(), why=why, unjudged=unjudged)
+        if moved.made:
+            metrics.promoted(version.name)
+        return moved.words
 
     return _done(move)
 

@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from flows import policy, preflight, stages
+from flows import metrics, policy, preflight, stages
 from flows.workspace import Workspace, as_made
 from tasks.core.errors import TunelineError
 from tasks.storage.lineage import Lineage, Remade
@@ -74,3 +74,6 @@ def _words(version: Version, remade: Remade, elsewhere: list[str]) -> str:
         f"{version.reference} made again: {many} of {len(remade.files)} files differ ({shown}), its figures by "
         f"{remade.furthest:.2g} at the most{reasons}"
     )
+
+
+metrics.ends(reproduce)

@@ -18,7 +18,7 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Completed, Failed
 from pydantic import ValidationError
 
-from flows import approval, arrivals, continuing, parent, policy, preflight, report, stages
+from flows import approval, arrivals, continuing, metrics, parent, policy, preflight, report, stages
 from flows.stages import Futures
 from flows.supervise import Event
 from flows.workspace import Workspace, bring_back, workspace
@@ -92,6 +92,8 @@ def _line(run: Workspace, chosen: Params) -> State[Any]:
         return failed
     result: Published = published.result()
     promotion: Event = promoted.result()
+    if promotion["what"] == "promoted":
+        metrics.promoted(chosen.publish.name)
     _keep_report(run)
     if not bring_back(run):
         get_run_logger().info("the checkout keeps its files: they changed meanwhile, or the run had params of its own")
@@ -189,3 +191,6 @@ def _model_of(given: object) -> str:
 
 def _params_of(checkout: Path) -> Params:
     return params.load(checkout / params.FILE)
+
+
+metrics.ends(retrain)

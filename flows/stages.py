@@ -15,7 +15,7 @@ from prefect.futures import PrefectFuture, wait
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 
-from flows import policy, report
+from flows import metrics, policy, report
 from flows.supervise import Event, Run, supervise
 from flows.workspace import Workspace
 from tasks.core import events, layout
@@ -29,7 +29,7 @@ def submit(run: Workspace, seconds: dict[str, float]) -> Futures:
     """Submit every stage after those it needs, with the graph's own edges."""
     futures: Futures = {}
     for stage in run.pipeline.stages:
-        runner = policy.as_task(_stage, stage.name)
+        runner = policy.as_task(metrics.stage(_stage), stage.name)
         futures[stage.name] = runner.submit(run, stage, seconds, wait_for=[futures[need] for need in stage.needs])
     return futures
 
@@ -87,6 +87,7 @@ def supervised(run: Workspace, name: str, *door: str) -> Event:
         if event["kind"] == "result":
             result = event
         if event["kind"] == "progress":
+            metrics.progress(run, event)
             try:
                 progress.show(event)
             except HTTPError as error:  # the UI misses a picture; the training must not end for it

@@ -9,7 +9,7 @@ import subprocess
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,10 +24,10 @@ FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
 class Server:
-    """The Prefect server at an address."""
+    """The Prefect server at an address; `told`: what `tuneline up` says at its start, by name."""
 
-    def __init__(self, address: str) -> None:
-        self.api = f"{address}/api"
+    def __init__(self, address: str, told: Mapping[str, str] | None = None) -> None:
+        self.api, self.told = f"{address}/api", told or {}
 
     def post(self, path: str, value: Any) -> Any:
         body = json.dumps(value).encode()
@@ -88,11 +88,13 @@ def serving(project: Project, **environment: str) -> Generator[tuple[Server, sub
     process = project.start("tuneline", "up", **environment)
     try:
         assert process.stdout is not None
-        address = process.stdout.readline().split()[-1]
+        told: dict[str, str] = {}
         for line in process.stdout:
             if line.startswith("Ctrl-C"):
                 break
-        server = Server(address)
+            name, _, value = line.partition(":")
+            told[name] = value.strip()
+        server = Server(told["Prefect UI"], told)
         until(lambda: len(server.post("/deployments/filter", {})) == len(listed()))
         yield server, process
     finally:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import warnings
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 
+from flows import exposition, listening
 from flows.services import services, usual_port
+from tasks.core import params
+from tasks.core.errors import TransientError
+from tasks.storage.queue import Queue
 
 
 def main(arguments: argparse.Namespace) -> int:
-    with services(store=True, prefect=True, port=arguments.port or usual_port()) as settings:
-        from prefect import serve
-
-        from flows import automations, deployments, parent
-        from tasks.core import params
+    metrics_port, queue = exposition.port_of(os.environ), _queue()
+    with (
+        services(store=True, prefect=True, port=arguments.port or usual_port()) as settings,
+        _page(metrics_port) as page,
+    ):
+        from flows import automations, parent
         from tasks.storage.registry import Registry
 
         print(f"Prefect UI: {settings.get('PREFECT_UI_URL', os.environ['PREFECT_API_URL'])}")
@@ -23,10 +32,60 @@ def main(arguments: argparse.Namespace) -> int:
         print(
             f"landing:    {landing or 'none: set TUNELINE_LANDING, and rows that land there are taken in and trained on'}"
         )
+        if queue:
+            print(f"queue:      {queue.url}")
+        if page:
+            print(f"metrics:    {page}")
         automations.install(os.environ, params.load().limits)
         os.environ.update(automations.HEARTBEAT, **{parent.VARIABLE: str(os.getpid())})  # for the runs that it starts
         print("Ctrl-C stops all of it.", flush=True)
-        # On SIGTERM Prefect's runner stops well but forgets to await itself, which would be all that the user sees.
-        warnings.filterwarnings("ignore", "coroutine 'Runner.astop' was never awaited")
-        serve(*deployments.made(landing=landing is not None), print_starting_message=False)
+        _serve(queue, landing=landing is not None)
     return 0
+
+
+def _queue() -> Queue | None:
+    """Opened before an embedded store's credentials take the place of the user's own. Its errors end the command at once;
+    one that only gives no answer is asked again later."""
+    queue = listening.queue_of(os.environ)
+    try:
+        if queue:
+            queue.check()
+    except TransientError as error:
+        listening.say(str(error))
+    return queue
+
+
+def _page(port: int | None) -> AbstractContextManager[str | None]:
+    """Before Prefect is imported, which takes prometheus_client as it finds it; after its server has started, which would
+    count into the same folder."""
+    return exposition.served(Path.cwd(), port) if port else nullcontext()
+
+
+def _serve(queue: Queue | None, *, landing: bool) -> None:
+    """As `prefect.serve`, which would not say when the deployments are there: an event before that would start nothing."""
+    from prefect.exceptions import TerminationSignal
+    from prefect.runner import Runner
+
+    from flows import deployments
+
+    # On SIGTERM Prefect's runner stops well but forgets to await itself, which would be all that the user sees.
+    warnings.filterwarnings("ignore", "coroutine 'Runner.astop' was never awaited")
+    runner = Runner()
+    for deployment in deployments.made(landing=landing):
+        runner.add_deployment(deployment)
+    with _listening(queue):
+        try:
+            asyncio.run(runner.start())
+        except (KeyboardInterrupt, TerminationSignal):
+            pass  # it has stopped, and its runs with it
+
+
+@contextmanager
+def _listening(queue: Queue | None) -> Generator[None]:
+    if queue is None:
+        yield
+        return
+    from flows import arrivals
+
+    with listening.beside(queue, arrivals.announce):
+        yield

@@ -9,7 +9,7 @@ output "landing" {
 }
 
 output "landing_queue_url" {
-  description = "Where landing files are told of."
+  description = "TUNELINE_QUEUE: where landing files are told of."
   value       = aws_sqs_queue.landing.id
 }
 

@@ -19,6 +19,7 @@ RUN_REPORT = Path("reports/run")
 
 HOME = Path(".tuneline")
 """Embedded services, their credentials and logs, and run workspaces. Ignored by git."""
+METRICS = HOME / "metrics"
 
 
 def model(target: str) -> Path:

@@ -1,4 +1,5 @@
-"""One S3 prefix: bytes by key, conditional writes, files by content. The only module that knows boto3.
+"""One S3 prefix: bytes by key, conditional writes, files by content. The only module that knows boto3: clients of other
+services of Amazon are made here, too, and what they raise is translated here.
 
 The address is `s3://BUCKET/PREFIX`; endpoint, region and credentials are the usual `AWS_*` variables of the
 environment that `Store.open` is given, and what that lacks boto3 looks for where it always does (profiles,
@@ -13,7 +14,7 @@ import hashlib
 import math
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -249,15 +250,19 @@ class Store:
                 return _etag(answer)
         raise ConflictError(f"{self.at(key)} was written by somebody else first: read it again, then decide")
 
-    @contextmanager
-    def _asking(self, doing: str, key: str) -> Generator[None]:
-        where = f"{doing} {self.at(key)} at {self.endpoint}"
-        try:
-            yield
-        except boto.ClientError as error:
-            raise refusals.meaning(_refusal(error), where) from None
-        except (boto.BotoCoreError, ResponseParserError, HTTPError) as error:
-            raise refusals.unanswered(error, where) from None
+    def _asking(self, doing: str, key: str) -> AbstractContextManager[None]:
+        return asking(f"{doing} {self.at(key)} at {self.endpoint}")
+
+
+@contextmanager
+def asking(where: str, of: refusals.Service = refusals.STORE) -> Generator[None]:
+    """Whatever goes wrong with a request in the block is one error of ours that begins with `where`."""
+    try:
+        yield
+    except boto.ClientError as error:
+        raise refusals.meaning(_refusal(error), where, of) from None
+    except (boto.BotoCoreError, ResponseParserError, HTTPError) as error:
+        raise refusals.unanswered(error, where, of) from None
 
 
 def _etag(answer: Mapping[str, Any]) -> str:
@@ -285,36 +290,41 @@ def _refusal(error: boto.ClientError) -> Refusal:
 
 
 def _connect(environ: Mapping[str, str], endpoint: str | None) -> S3Client:
-    session = boto3.Session(
-        profile_name=environ.get("AWS_PROFILE") or None,
-        region_name=environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or None,
-    )
-    config = Config(
-        connect_timeout=10,
-        read_timeout=30,
-        max_pool_connections=32,
-        retries={"mode": "standard", "total_max_attempts": _attempts(environ)},
+    client: S3Client = connect(
+        "s3", environ, endpoint,
         # Servers other than Amazon's answer at one address, without a host name for each bucket.
         s3={"addressing_style": "path" if endpoint else "auto"},
         # We send SHA-256 ourselves; the CRC trailers that botocore adds are unknown to older servers.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
+    )  # fmt: skip
+    client.meta.events.register("needs-retry.s3.PutObject", cast("Callable[..., None]", _wait_for_other_writer))
+    for operation in ("PutObject", "UploadPart"):
+        client.meta.events.register(f"before-sign.s3.{operation}", cast("Callable[..., None]", _sign_checksum_alone))
+    return client
+
+
+def connect(service: str, environ: Mapping[str, str], endpoint: str | None, region: str = "", **config: Any) -> Any:
+    """A client of one of Amazon's services, in `region` or, without one, where the environment says.
+
+    Typed loosely: the stubs know no service whose name is a variable.
+    """
+    session: Any = boto3.Session(
+        profile_name=environ.get("AWS_PROFILE") or None,
+        region_name=region or environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or None,
     )
-    client = session.client(
-        "s3",
+    retries: Any = {"mode": "standard", "total_max_attempts": _attempts(environ)}
+    return session.client(
+        service,
         region_name=session.region_name or FIRST_REGION,
         endpoint_url=endpoint,
         verify=environ.get("AWS_CA_BUNDLE") or None,
-        config=config,
+        config=Config(connect_timeout=10, read_timeout=30, max_pool_connections=32, retries=retries, **config),
         # Here and not to the session, which takes half a pair for none and looks elsewhere.
         aws_access_key_id=environ.get("AWS_ACCESS_KEY_ID") or None,
         aws_secret_access_key=environ.get("AWS_SECRET_ACCESS_KEY") or None,
         aws_session_token=environ.get("AWS_SESSION_TOKEN") or None,
     )
-    client.meta.events.register("needs-retry.s3.PutObject", cast("Callable[..., None]", _wait_for_other_writer))
-    for operation in ("PutObject", "UploadPart"):
-        client.meta.events.register(f"before-sign.s3.{operation}", cast("Callable[..., None]", _sign_checksum_alone))
-    return client
 
 
 def _attempts(environ: Mapping[str, str]) -> int:

@@ -14,26 +14,43 @@ import pytest
 from flows.arrivals import LANDED, READY
 from flows.deployments import flow_of, listed
 from tasks.storage import embedded
+from tests import amazon
+from tests.amazon import Amazon
 from tests.project import ROOT, Project
+from tests.scraped import free_port, scraped, value
 from tests.serving import Server, serving
 
 CANARY = "c4n4ry-in-the-environment"
 
 
 @pytest.fixture
-def up(tmp_path: Path, tiny_base: Path) -> Iterator[tuple[Project, Server]]:
+def aws() -> Iterator[Amazon]:
+    with amazon.serving() as server:
+        yield Amazon(server, "landing")
+
+
+@pytest.fixture
+def up(tmp_path: Path, tiny_base: Path, aws: Amazon) -> Iterator[tuple[Project, Server]]:
     landing = tmp_path / "landing"
     landing.mkdir()
     sections: dict[str, dict[str, Any]] = {"publish": {"name": "alone"}, "trigger": {"settle_minutes": 0.0}}
     project = Project(tmp_path / "project", tiny_base, {}, **sections, quantize={"formats": []})
-    with serving(project, TUNELINE_LANDING=str(landing), TUNELINE_JUDGE_KEY=CANARY) as (server, _):
+    settings = {
+        **aws.environ, "TUNELINE_LANDING": str(landing), "TUNELINE_QUEUE": aws.url, "TUNELINE_JUDGE_KEY": CANARY,
+        "TUNELINE_METRICS_PORT": str(free_port()),
+    }  # fmt: skip
+    with serving(project, **settings) as (server, _):
+        assert (server.told["landing"], server.told["queue"]) == (str(landing), aws.url)
         yield project, server
 
 
-def test_what_lands_is_trained_on_once_and_nothing_else_is(up: tuple[Project, Server], tmp_path: Path) -> None:
+def test_what_lands_is_trained_on_once_and_nothing_else_is(
+    up: tuple[Project, Server], aws: Amazon, tmp_path: Path
+) -> None:
     project, server = up
     shutil.copy(ROOT / "data/sample/day1.jsonl", tmp_path / "landing" / "day1.jsonl")
-    server.landed()
+    aws.notify()
+    aws.put("day1.jsonl")  # two messages with S3's test, at one look or at two: the latter announces nothing
     assert server.wait("ingest", 1)[0] == ("Ready", "v1, 420 rows; v1 brings 420 new rows, at least 50")
     server.ready()  # a second time: two runs, one training
     (state, message), second = server.wait("retrain", 2)
@@ -54,6 +71,16 @@ def test_what_lands_is_trained_on_once_and_nothing_else_is(up: tuple[Project, Se
         message.removeprefix("v2, 440 rows; ").rpartition(", for ")[0]
     )
     assert len(json.loads(project("tuneline", "models", "list", "--json").stdout)) == 1
+    counted = scraped(server.told["metrics"])
+    assert value(counted, "tuneline_stages_total", "train", "ran") == 1
+    assert value(counted, "tuneline_stage_seconds_count", "train") == 1
+    for flow, outcome, runs in (
+        ("retrain", state.lower(), 1), ("retrain", "skipped", 2), ("ingest", "ready", 1), ("ingest", "waiting", 2),
+    ):  # fmt: skip
+        assert value(counted, "tuneline_runs_total", flow, "alone", outcome) == runs
+    assert value(counted, "tuneline_rows_ingested_total", "accepted") == 440
+    assert value(counted, "tuneline_train_loss", "alone") > 0
+    assert value(counted, "tuneline_train_memory_bytes", "alone") > 1e7
     assert len(seen := kept(project)) > 100
     for secret in (CANARY, embedded.credentials(project.folder / ".tuneline" / "s3")[1]):
         assert [name for name, data in seen.items() if secret.encode() in data] == []
