@@ -114,6 +114,18 @@ def processes(folder: Path, *words: str) -> Iterator[int]:
             yield int(entry.name)
 
 
+def flows(folder: Path) -> Iterator[int]:
+    """The processes in which a served run's flow goes on: those that the worker has spawned."""
+    workers = set(processes(folder, "up"))
+    for pid in processes(folder, "--multiprocessing-fork"):
+        try:
+            status = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            continue
+        if int(status.rpartition(")")[2].split()[1]) in workers:
+            yield pid
+
+
 def kill(pid: int) -> None:
     """With SIGKILL, if it is still there."""
     try:

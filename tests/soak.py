@@ -20,7 +20,7 @@ import tempfile
 import time
 import urllib.error
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +37,7 @@ from tasks.storage.verification import verify
 from tests import tiny
 from tests.faulty_store import Proxy, proxied, refusal
 from tests.project import ROOT, Project
-from tests.serving import FINAL, Server, kill, processes, serving, until
+from tests.serving import FINAL, Server, flows, kill, processes, serving, until
 
 MODEL = "soaked"
 ROWS = 20
@@ -82,9 +82,9 @@ class Stand:
             self.faults[name] += 1
 
 
-def _killing(*words: str) -> Callable[[Stand], bool]:
+def _killing(victims: Callable[[Path], Iterable[int]]) -> Callable[[Stand], bool]:
     def fault(stand: Stand) -> bool:
-        found = list(processes(stand.project.folder, *words))
+        found = list(victims(stand.project.folder))
         for pid in found:
             kill(pid)
         return bool(found)
@@ -119,9 +119,9 @@ def _store_fails(stand: Stand) -> bool:
 
 
 FAULTS: dict[str, Callable[[Stand], bool]] = {
-    "training killed": _killing("tasks.train"),
-    "stage killed": _killing("flows.supervise"),
-    "run killed": _killing("prefect.flow_engine"),
+    "training killed": _killing(lambda folder: processes(folder, "tasks.train")),
+    "stage killed": _killing(lambda folder: processes(folder, "flows.supervise")),
+    "run killed": _killing(flows),
     "worker killed": _kill_up,
     "server killed": _restart_server,
     "store throttles": _store_fails,

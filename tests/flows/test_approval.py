@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.project import ROOT, Project
-from tests.serving import Server, processes, serving, until
+from tests.serving import Server, flows, serving, until
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def waiting(server: Server, folder: Path, project: Project) -> str:
     run = str(until(lambda: server.runs("retrain"))[0]["id"])
     last = server.reach(run, "Suspended", "Refused", "Failed", "Promoted")
     assert last["state"]["name"] == "Suspended", last["state"]["message"]
-    until(lambda: not list(processes(project.folder, "prefect.flow_engine")), seconds=60)
+    until(lambda: not list(flows(project.folder)), seconds=60)
     return run
 
 

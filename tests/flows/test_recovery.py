@@ -15,7 +15,7 @@ import pytest
 
 from tasks.core import manifest
 from tests.project import ROOT, Project
-from tests.serving import Server, kill, processes, serving, until
+from tests.serving import Server, flows, kill, processes, serving, until
 
 SLOW: dict[str, Any] = {"epochs": 400}
 KILLS = 20
@@ -55,9 +55,9 @@ class Machine:
         found = {
             "training": list(processes(inside, "tasks.train")),
             "stage": list(processes(inside, "flows.supervise")),
-            "flow": list(processes(inside, "prefect.flow_engine")),
+            "flow": list(flows(inside)),
             "server": list(processes(inside, "prefect", "server", "start")),
-            "store": list(processes(inside, "server", "-filer")),
+            "store": list(processes(inside, "mini")),
             "up": [self._up.pid],
         }
         return {name: pids for name, pids in found.items() if pids}
@@ -137,8 +137,12 @@ def test_a_cancelled_run_ends_whole_and_leaves_its_checkpoint(machine: Machine) 
     run = begun(machine)
     machine.server.post(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}, "force": False})
     inside = machine.project.folder
-    names = ("tasks.train", "flows.supervise", "prefect.flow_engine")
-    until(lambda: not [pid for name in names for pid in processes(inside, name)], seconds=120)
+    left = (
+        lambda: processes(inside, "tasks.train"),
+        lambda: processes(inside, "flows.supervise"),
+        lambda: flows(inside),
+    )
+    until(lambda: not [pid for each in left for pid in each()], seconds=120)
     assert machine.server.reach(run, "Cancelled", "Crashed", "AwaitingRetry")["state"]["name"] == "Cancelled"
     assert machine.project.checkpoints()
     assert not list(inside.glob(".tuneline/runs/*"))
