@@ -65,7 +65,7 @@ class Outcome:
             )
         if self.what == "promoted":
             return f"{name} is now {self.version.name}@{self.judgement.alias}{before}"
-        return f"{name} was refused: {'; '.join(map(rulings.explained, self.judgement.broken))}"
+        return f"{name} was refused: {rulings.first(self.judgement.broken)}"
 
 
 def promote(params: PromoteParams, *, version: str, workspace: Path) -> Outcome:
@@ -128,9 +128,9 @@ def _refuse(into: Registry, judgement: Judgement, verdict: str) -> None:
     audit = into.audit(judgement.name)
     if any(entry.action == "refuse" and entry.verdict == verdict for entry in audit.entries()):
         return
-    why = "; ".join(map(rulings.explained, judgement.broken))
+    why = rulings.first(judgement.broken)
     audit.append(LogEntry(
-        at=datetime.now(UTC), action="refuse", who=checkout.user(), version=judgement.version, why=why[:2000],
+        at=datetime.now(UTC), action="refuse", who=checkout.user(), version=judgement.version, why=why,
         verdict=verdict,
     ))  # fmt: skip
 

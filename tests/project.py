@@ -10,7 +10,7 @@ import sys
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -45,15 +45,12 @@ class Project:
         for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "start"]):
             self("git", "-c", "user.name=t", "-c", "user.email=t@localhost", *command)
 
-    def start(self, *command: str, **more: str) -> subprocess.Popen[str]:
+    def start(self, *command: str, to: IO[str] | None = None, **more: str) -> subprocess.Popen[str]:
+        """What it says goes to two pipes, or to one file."""
         return subprocess.Popen(
-            command,
-            cwd=self.folder,
-            env={**self.environment, **more},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+            command, cwd=self.folder, env={**self.environment, **more}, text=True, stdout=to or subprocess.PIPE,
+            stderr=subprocess.STDOUT if to else subprocess.PIPE,
+        )  # fmt: skip
 
     def __call__(self, *command: str, code: int = 0, **more: str) -> subprocess.CompletedProcess[str]:
         process = self.start(*command, **more)

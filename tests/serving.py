@@ -84,22 +84,22 @@ def until(there: Callable[[], Any], seconds: float = SECONDS) -> Any:
 
 @contextmanager
 def serving(project: Project, **environment: str) -> Generator[tuple[Server, subprocess.Popen[str]]]:
-    """`tuneline up` for the length of the block, its deployments registered."""
-    process = project.start("tuneline", "up", **environment)
+    """`tuneline up` for the length of the block, its deployments registered. What it says goes to a file: a pipe would fill."""
+    said = project.folder.parent / f"up-{uuid.uuid4().hex[:8]}.log"
+    with said.open("w") as log:
+        process = project.start("tuneline", "up", to=log, **environment)
     try:
-        assert process.stdout is not None
-        told: dict[str, str] = {}
-        for line in process.stdout:
-            if line.startswith("Ctrl-C"):
-                break
-            name, _, value = line.partition(":")
-            told[name] = value.strip()
+        until(lambda: process.poll() is not None or "Ctrl-C" in said.read_text(), seconds=300)
+        assert process.poll() is None, said.read_text()
+        told = {
+            name: value.strip() for name, _, value in (line.partition(":") for line in said.read_text().splitlines())
+        }
         server = Server(told["Prefect UI"], told)
         until(lambda: len(server.post("/deployments/filter", {})) == len(listed()))
         yield server, process
     finally:
         process.terminate()
-        process.communicate(timeout=60)
+        process.wait(timeout=60)
 
 
 def processes(folder: Path, *words: str) -> Iterator[int]:
@@ -115,15 +115,8 @@ def processes(folder: Path, *words: str) -> Iterator[int]:
 
 
 def flows(folder: Path) -> Iterator[int]:
-    """The processes in which a served run's flow goes on: those that the worker has spawned."""
-    workers = set(processes(folder, "up"))
-    for pid in processes(folder, "--multiprocessing-fork"):
-        try:
-            status = Path(f"/proc/{pid}/stat").read_text()
-        except OSError:
-            continue
-        if int(status.rpartition(")")[2].split()[1]) in workers:
-            yield pid
+    """The processes in which served runs go on."""
+    return processes(folder, "prefect.engine")
 
 
 def kill(pid: int) -> None:

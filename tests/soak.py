@@ -94,7 +94,7 @@ def _killing(victims: Callable[[Path], Iterable[int]]) -> Callable[[Stand], bool
 
 def _kill_up(stand: Stand) -> bool:
     kill(stand.up.pid)
-    stand.up.communicate()
+    stand.up.wait()
     stand.begin()
     return True
 
@@ -238,7 +238,7 @@ def soak(folder: Path, arrivals: int, seconds: float, stack: ExitStack) -> dict[
     counts["slots held"] = until(lambda: [_slots(stand)] if _slots(stand) == 0 else None, seconds=120)[0]
     left = _family(stand)
     stand.up.terminate()
-    stand.up.communicate(timeout=60)
+    stand.up.wait(timeout=60)
     counts["processes left"] = sum(alive(process) for process in left)
     return counts
 

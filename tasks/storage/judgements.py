@@ -107,7 +107,7 @@ class Judgements:
             return passing
         place = f"v{standing}, which stands there now" if standing else "any"
         said = (
-            f"was refused: {'; '.join(map(rulings.explained, compared[-1].broken))}" if compared
+            f"was refused: {rulings.first(compared[-1].broken)}" if compared
             else f"was never judged against {place}: {by_hand(version)}"
         )  # fmt: skip
         raise ModelError(f"{version.reference} {said}; --unjudged promotes it all the same, and the log says so")

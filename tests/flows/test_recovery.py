@@ -66,7 +66,7 @@ class Machine:
         for pid in pids:
             kill(pid)
         if name == "up":
-            self._up.communicate()
+            self._up.wait()
             self.begin()
 
 

@@ -27,6 +27,12 @@ def explained(ruling: Ruling) -> str:
     return f"{ruling.rule} {figure(ruling.measured)}{spread}, needed {_needed(ruling)}"
 
 
+def first(given: Sequence[Ruling], most: int = 4) -> str:
+    """The first ones explained, and how many more there are: a model that got worse breaks the rules of every slice too."""
+    more = f"; and {len(given) - most} more" if len(given) > most else ""
+    return "; ".join(map(explained, given[:most])) + more
+
+
 def rows(given: Sequence[Ruling]) -> list[dict[str, str]]:
     """A table's rows, one a rule."""
     return [

@@ -8,7 +8,9 @@ import pytest
 
 from tasks.core.manifest import Manifest
 from tasks.core.sections import QuantizeParams
+from tasks.core.verdict import Ruling
 from tasks.data import verdicts
+from tasks.data.report import rulings
 from tasks.data.report.evaluations import Answer, Evaluation, Measured
 
 EMPTY = Manifest(step="evaluate", inputs={}, params={}, facts={}, files={})
@@ -46,3 +48,11 @@ def test_rows_without_a_value_are_left_out_of_both() -> None:
 def test_a_format_that_lost_its_values_is_refused() -> None:
     verdict = given(evaluation("merged", bleu=[0.5, 0.5]), evaluation("nf4", bleu=[None, None]))
     assert [(ruling.measured, ruling.passed) for ruling in verdict.rulings] == [(None, False)]
+
+
+@pytest.mark.parametrize(("count", "end"), [(1, "at least 0.000"), (4, "at least 0.000"), (7, "; and 3 more")])
+def test_what_breaks_many_rules_names_the_first_and_counts_the_rest(count: int, end: str) -> None:
+    broken = [Ruling(rule=f"rule {number}", measured=-1.0, direction="at least", needed=0.0) for number in range(count)]
+    told = rulings.first(broken)
+    assert told.startswith("rule 0 −1.000, needed at least 0.000") and told.endswith(end)
+    assert told.count("needed") == min(count, 4)
