@@ -20,6 +20,8 @@ from tasks.storage.store import Store
 
 FOLDER = "blobs/"
 PARALLEL = 4
+LARGE_AT_ONCE = 3
+"""While one begins, or waits for the store to end it, the others send."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -48,7 +50,7 @@ def _measure(path: Path) -> FileEntry:
 
 
 def send(store: Store, files: Mapping[str, Path], entries: Mapping[str, FileEntry]) -> Sent:
-    """Upload what the store lacks: small files several at a time, then large ones each over several connections.
+    """Upload what the store lacks: small files several at a time, then large ones, each over several connections.
 
     Law: afterwards every entry's blob is there; a blob of the right size is not sent again.
     IntegrityError if a file is no longer what `entries` says of it.
@@ -64,8 +66,8 @@ def send(store: Store, files: Mapping[str, Path], entries: Mapping[str, FileEntr
     meter = Meter("uploaded", uploaded)
     small = [item for item in missing if item[1].size < multipart.PART]
     each(lambda item: store.upload(key(item[1].sha256), *item, meter.add), small, meter)
-    for path, entry in (item for item in missing if item[1].size >= multipart.PART):
-        store.upload(key(entry.sha256), path, entry, meter.add)
+    large = [item for item in missing if item[1].size >= multipart.PART]
+    each(lambda item: store.upload(key(item[1].sha256), *item, meter.add), large, meter, LARGE_AT_ONCE)
     return Sent(uploaded, sum(entry.size for _, entry in blobs.values()) - uploaded)
 
 
@@ -141,12 +143,14 @@ class Meter:
             self._stopped = True
 
 
-def each(work: Callable[[Item], Result], items: Iterable[Item], meter: Meter | None = None) -> list[Result]:
+def each(
+    work: Callable[[Item], Result], items: Iterable[Item], meter: Meter | None = None, at_once: int = PARALLEL
+) -> list[Result]:
     """`work` on every item, a few at a time; results in order.
 
     Law: the first failure, or an interrupt, ends it: what waits never starts, what counts on `meter` stops.
     """
-    with ThreadPoolExecutor(PARALLEL) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         futures = [pool.submit(work, item) for item in items]
         try:
             for future in wait(futures, return_when=FIRST_EXCEPTION).done:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 PART = 8 * 2**20
 PARTS = 9_000
 """S3 allows 10,000 parts an upload, so larger files get larger parts."""
-SENDERS = 6
+SENDERS = 4
 AHEAD = SENDERS + 1
 """Parts of one file that are in memory at once: those being sent, and the one being read."""
 TRIES = 3
