@@ -82,6 +82,7 @@ def test_a_yes_promotes_and_is_told(tmp_path: Path, tiny_base: Path, hook: tuple
         until(lambda: {"Suspended", "Promoted"} <= {json.loads(each)["subject"].split()[-1] for each in told})
 
 
+@pytest.mark.slow
 def test_no_answer_is_a_no(tmp_path: Path, tiny_base: Path) -> None:
     project = project_in(tmp_path, tiny_base, approval_hours=0.003)
     with serving(project, TUNELINE_LANDING=str(tmp_path / "landing")) as (server, _):

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tasks.core import manifest
-from tests.project import ROOT, Project
+from tests.project import Project
 from tests.serving import Server, flows, kill, processes, serving, until
+from tests.tiny import write_rows
 
-SLOW: dict[str, Any] = {"epochs": 400}
+ROWS = 60
 KILLS = 20
+SHORT, LONG = 60, 600
 SEED = 7
 
 
-def made(folder: Path, base: Path) -> Project:
+def made(folder: Path, base: Path, epochs: int) -> Project:
     return Project(
         folder,
         base,
@@ -30,7 +30,7 @@ def made(folder: Path, base: Path) -> Project:
         publish={"name": "phoenix"},
         trigger={"settle_minutes": 0.0},
         quantize={"formats": []},
-        train=SLOW,
+        train={"epochs": epochs},
     )
 
 
@@ -71,17 +71,18 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, tiny_base: Path) -> Iterator[Machine]:
+def machine(request: pytest.FixtureRequest, tmp_path: Path, tiny_base: Path) -> Iterator[Machine]:
+    """With a training of so many epochs."""
     (tmp_path / "landing").mkdir()
     with ExitStack() as stack:
-        yield Machine(made(tmp_path / "project", tiny_base), tmp_path / "landing", stack)
+        yield Machine(made(tmp_path / "project", tiny_base, request.param), tmp_path / "landing", stack)
     until(lambda: not list(processes(tmp_path / "project")), seconds=60)
 
 
 def begun(machine: Machine) -> str:
     """The number of a run that trains, by a file that has landed."""
     landing = Path(machine.project.folder.parent / "landing")
-    shutil.copy(ROOT / "data/sample/day1.jsonl", landing / "day1.jsonl")
+    write_rows(landing / "day1.jsonl", ROWS)
     machine.server.landed()
     run = until(lambda: machine.server.runs("retrain"))[0]["id"]
     until(lambda: len(machine.project.checkpoints()) >= 2)
@@ -89,9 +90,8 @@ def begun(machine: Machine) -> str:
 
 
 def undisturbed(tmp_path: Path, base: Path) -> str:
-    other = made(tmp_path / "undisturbed", base)
-    shutil.copy(ROOT / "data/sample/day1.jsonl", tmp_path / "day1.jsonl")
-    other("tuneline", "data", "ingest", str(tmp_path / "day1.jsonl"))
+    other = made(tmp_path / "undisturbed", base, LONG)
+    other("tuneline", "data", "ingest", str(write_rows(tmp_path / "alone" / "day1.jsonl", ROWS)))
     other.run()
     return adapter(other, tmp_path / "wanted")
 
@@ -107,6 +107,7 @@ def held(server: Server) -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
+@pytest.mark.parametrize("machine", [LONG], indirect=True)
 def test_twenty_kills_of_anything_and_one_version(machine: Machine, tmp_path: Path, tiny_base: Path) -> None:
     chance = random.Random(SEED)
     run, killed = begun(machine), list[str]()
@@ -133,6 +134,8 @@ def ended(server: Server, run: str) -> bool:
     return server.get(f"/flow_runs/{run}")["state_type"] in ("COMPLETED", "FAILED", "CANCELLED")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", [LONG], indirect=True)
 def test_a_cancelled_run_ends_whole_and_leaves_its_checkpoint(machine: Machine) -> None:
     run = begun(machine)
     machine.server.post(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}, "force": False})
@@ -149,6 +152,7 @@ def test_a_cancelled_run_ends_whole_and_leaves_its_checkpoint(machine: Machine) 
     assert until(lambda: held(machine.server) == 0, seconds=120)
 
 
+@pytest.mark.parametrize("machine", [SHORT], indirect=True)
 def test_a_killed_flow_is_the_same_run_again(machine: Machine) -> None:
     run = begun(machine)
     machine.kill("flow", machine.victims()["flow"])
