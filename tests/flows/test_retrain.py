@@ -68,7 +68,7 @@ def test_the_ui_has_the_run_s_artifacts_and_cached_states(ran: Ran) -> None:
 
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(
-            flow_run_filter=FlowRunFilter.model_validate({"name": {"any_": [f"retrain-{ran.name}"]}}),
+            flow_run_filter=FlowRunFilter.model_validate({"tags": {"all_": [f"model: {ran.name}"]}}),
             sort=FlowRunSort.START_TIME_DESC,
         )
         keys = {
