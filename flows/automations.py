@@ -18,7 +18,7 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger
 from prefect.exceptions import ObjectNotFound
 
 from tasks.core.errors import ParamsError
-from tasks.core.sections import LimitsParams
+from tasks.core.rules import LimitsParams
 
 OURS = "tuneline"
 """The tag of every run of the line."""

@@ -17,7 +17,7 @@ import yaml
 from tasks.core import layout, manifest, params
 from tasks.core.errors import IntegrityError, ResourceError
 from tasks.core.params import Params
-from tasks.core.sections import LimitsParams
+from tasks.core.rules import LimitsParams
 from tasks.ml import loggers
 from tasks.storage import revision
 from tasks.storage.checkout import current, restore

@@ -16,8 +16,8 @@ from typing import Literal
 from tasks.core import digest, events, layout, manifest
 from tasks.core.errors import ConflictError, IntegrityError, ModelError, ParamsError, StageFailed
 from tasks.core.manifest import Manifest
+from tasks.core.rules import PromoteParams
 from tasks.core.scores import Scores
-from tasks.core.sections import PromoteParams
 from tasks.core.step import main
 from tasks.data import verdicts
 from tasks.data.gate import Case, Facts

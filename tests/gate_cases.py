@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from tasks.core.rules import PromoteParams
 from tasks.core.scores import Scores
-from tasks.core.sections import PromoteParams
 from tasks.data.gate import Case, Facts
 
 ROWS = 100

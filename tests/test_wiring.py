@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from tasks.core import layout, params, step
+from tasks.core.rules import LimitsParams
 from tasks.core.sections import QuantizeParams
 from tasks.storage.versions import Pipeline
 
@@ -91,6 +93,16 @@ def test_the_layout_is_where_the_stages_put_things() -> None:
 
 def test_every_section_belongs_to_a_step() -> None:
     assert set(params.Params.model_fields) == (VERBS - {"judge"} | {"data", "publish", "promote", "trigger", "limits"})
+
+
+def test_limits_know_every_step_and_take_no_other() -> None:
+    for name, stage in STAGES.items():
+        verb = parts(stage)[0].__name__
+        limits = LimitsParams.model_validate({"stage_hours": 5.0, "hours": {verb: 2.0}})
+        assert limits.of(name) == 2.0
+        assert {limits.of(other) for other, found in STAGES.items() if parts(found)[0].__name__ != verb} == {5.0}
+    with pytest.raises(ValidationError, match=r"hours\.trian"):
+        LimitsParams.model_validate({"hours": {"trian": 2.0}})
 
 
 def test_dvc_reads_the_same_graph() -> None:

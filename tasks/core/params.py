@@ -14,20 +14,18 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from tasks.core.errors import ParamsError
+from tasks.core.rules import LimitsParams, PromoteParams, TriggerParams
 from tasks.core.sections import (
     DataParams,
     EvaluateParams,
     FetchParams,
-    LimitsParams,
     MergeParams,
     PrepareParams,
-    PromoteParams,
     PublishParams,
     QuantizeParams,
     ReportParams,
     Section,
     TrainParams,
-    TriggerParams,
 )
 
 FILE = Path("params.yaml")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
-from zoneinfo import available_timezones
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -16,16 +15,6 @@ Metric = Annotated[
 """A name, or the path of a function."""
 Engine = Literal["auto", "transformers", "vllm"]
 Word = Annotated[str, StringConstraints(min_length=1)]
-
-
-Span = Annotated[str, StringConstraints(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")]
-"""Hours of a day; a span that ends before it begins goes past midnight."""
-
-
-def _timezone(name: str) -> str:
-    if name not in available_timezones():
-        raise ValueError("no such time zone; write UTC or a name such as Europe/Berlin")
-    return name
 
 
 class Section(BaseModel):
@@ -348,63 +337,6 @@ class EvaluateParams(Section):
 
 class ReportParams(Section):
     samples: Annotated[int, Field(ge=0, description="generations shown beside their references")] = 8
-
-
-class Rows(Section):
-    """What the gate wants to have been learned from and judged on, at least."""
-
-    train: Count = 1
-    test: Annotated[Count, Field(description="fewer tell nothing apart")] = 30
-    slice: Annotated[Count, Field(description="of one tag or length, to be judged apart")] = 10
-
-
-class PromoteParams(Section):
-    """The gate: what a version has to show before it takes the champion's place."""
-
-    alias: Annotated[Name, Field(description="that names the version in service")] = "champion"
-    target: Annotated[Name, Field(description="what is compared: merged, adapter, or a format")] = "merged"
-    floors: Annotated[dict[Name, float], Field(description="{exact_match: 0.2}: below it nothing is promoted")] = {}
-    margin: Annotated[
-        float,
-        Field(ge=0, description="that each metric may be worse than the base's and the champion's, the whole interval"),
-    ] = 0.05
-    better: Annotated[
-        tuple[Name, ...], Field(description="in one of these it has to be surely better than both; none named: in any")
-    ] = ()
-    suites: Annotated[
-        dict[Name, float], Field(description="{general: 0.1}: share of its items that may be lost, the whole interval")
-    ] = {}
-    formats: Annotated[tuple[Name, ...], Field(description="that have to be within their budget")] = ()
-    rows: Rows = Rows()
-    signed: Annotated[bool, Field(description="by a key of TUNELINE_TRUSTED_KEYS, or it is not promoted")] = False
-    approval: Annotated[
-        Literal["auto", "manual"], Field(description="manual: a person has to agree to what the gate lets pass")
-    ] = "auto"
-
-
-class TriggerParams(Section):
-    """When rows that have landed are trained on without being asked."""
-
-    rows: Annotated[Count, Field(description="new rows that are worth a training")] = 50
-    wait_hours: Annotated[float, Field(ge=0, description="after which fewer are too")] = 72.0
-    drift: Annotated[float | None, Field(ge=0, le=1, description="above which fewer are too; null: not looked at")] = (
-        0.2
-    )
-    settle_minutes: Annotated[float, Field(ge=0, description="since the last arrival")] = 10.0
-    quiet: Annotated[tuple[Span, ...], Field(description="hours in which no training begins, 08:00-18:30")] = ()
-    timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
-
-
-class LimitsParams(Section):
-    """How long things may take."""
-
-    stage_hours: Annotated[float, Field(gt=0, description="after which a stage is ended")] = 24.0
-    hours: Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(description="of one stage: {train: 72.0}")] = {}
-    approval_hours: Annotated[float, Field(gt=0, description="after which nobody's answer is a no")] = 72.0
-
-    def of(self, stage: str) -> float:
-        """Hours that the stage may take."""
-        return self.hours.get(stage, self.stage_hours)
 
 
 class PublishParams(Section):

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from pydantic import BaseModel, ConfigDict
 
 from tasks.core.errors import DataError
+from tasks.core.rules import PromoteParams
 from tasks.core.scores import LOSS, Scores
-from tasks.core.sections import PromoteParams
 from tasks.core.verdict import Ruling
 from tasks.data import paired
 from tasks.data.slices import WHOLE

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from tasks.core.sections import TriggerParams
+from tasks.core.rules import TriggerParams
 
 
 class News(BaseModel):

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from tasks.core import digest
 from tasks.core.errors import ConflictError, DataError, IntegrityError, ModelError
-from tasks.core.sections import Name, PromoteParams
+from tasks.core.rules import PromoteParams
+from tasks.core.sections import Name
 from tasks.core.verdict import Ruling
 from tasks.data import gate
 from tasks.data.gate import Case

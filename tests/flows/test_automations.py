@@ -14,7 +14,7 @@ from flows import automations
 from flows.automations import NOTICE, NOTIFY, OURS, install
 from flows.server import PrefectServer
 from tasks.core.errors import ParamsError
-from tasks.core.sections import LimitsParams
+from tasks.core.rules import LimitsParams
 
 ALWAYS = [f"{OURS}: a silent run has crashed", f"{OURS}: a crashed run goes on", f"{OURS}: nobody approved"]
 

@@ -14,7 +14,7 @@ import pytest
 from tasks import promote
 from tasks.core import params
 from tasks.core.errors import ConflictError, IntegrityError, ModelError, ParamsError
-from tasks.core.sections import PromoteParams
+from tasks.core.rules import PromoteParams
 from tasks.promote import Outcome, promote_from
 from tasks.storage.embedded import S3
 from tasks.storage.judgements import Judgement

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.core.errors import DataError
-from tasks.core.sections import PromoteParams
+from tasks.core.rules import PromoteParams
 from tasks.core.verdict import Ruling
 from tasks.data import gate, paired
 from tasks.data.gate import Case, Facts

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tasks.core.sections import TriggerParams
+from tasks.core.rules import TriggerParams
 from tasks.data.readiness import News, decide, quiet
 
 NOW = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
