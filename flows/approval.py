@@ -19,7 +19,6 @@ from prefect.states import Completed
 from pydantic import Field
 
 from flows import metrics
-from tasks.core.params import Params
 from tasks.data.report import rulings
 from tasks.storage import aliases, checkout, promotion
 from tasks.storage.audit import LogEntry
@@ -50,8 +49,8 @@ def open_question(registry: Registry, model: str, run: str) -> Judgement | None:
     return registry.judgements.read(model, asked[-1].version, str(asked[-1].verdict)) if asked else None
 
 
-def answered(registry: Registry, judgement: Judgement, chosen: Params) -> State[dict[str, str]]:
-    """Suspend the run until there is an answer, then do as it says.
+def answered(registry: Registry, judgement: Judgement, hours: float) -> State[dict[str, str]]:
+    """Suspend the run until there is an answer, or none within so many hours, then do as it says.
 
     Prefect's Pause, the first time. ModelError, ConflictError: the answer is yes, but the alias has moved, so that the
     version has to be compared with another one.
@@ -71,7 +70,7 @@ def answered(registry: Registry, judgement: Judgement, chosen: Params) -> State[
         )  # fmt: skip
         metrics.promoted(version.name)
         return Completed(name="Promoted", message=f"{move.words}, as {who} decided", data={"what": "promoted"})
-    why = answer.reason.strip() or f"nobody agreed within {chosen.limits.approval_hours:g} h"
+    why = answer.reason.strip() or f"nobody agreed within {hours:g} h"
     if not registry.audit(version.name).declined(judgement.digest):
         registry.audit(version.name).append(LogEntry(
             at=datetime.now(UTC), action="decline", who=who, version=version.number, verdict=judgement.digest, why=why,

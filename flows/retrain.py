@@ -57,6 +57,8 @@ def retrain(
         if deployment.id:
             preflight.check_form(chosen, written)
         preflight.check(chosen)
+        if flow_run.run_count > policy.COMEBACKS:
+            return Failed(message=f"it was begun {policy.COMEBACKS} times: its log says what ends its process")
         if answer := _answer(chosen):
             return answer
         corpus = Corpus.open(os.environ)
@@ -105,7 +107,7 @@ def _line(run: Workspace, chosen: Params) -> State[Any]:
     if promotion["what"] == "awaits" and deployment.id:
         judgement = registry.judgements.read(result.version.name, result.version.number, promotion["verdict"])
         approval.ask(registry, judgement, _run_name())
-        return approval.answered(registry, judgement, chosen)
+        return approval.answered(registry, judgement, chosen.limits.approval_hours)
     return Completed(
         name=ENDS.get(promotion["what"], "Completed"),
         message=f"{registered}; {promotion['words']}",
@@ -122,14 +124,12 @@ def _line(run: Workspace, chosen: Params) -> State[Any]:
 
 def _answer(chosen: Params) -> State[Any] | None:
     """Of a run that was suspended for it. None: it was not, or has to compare again, since the alias moved meanwhile."""
-    if flow_run.run_count > policy.COMEBACKS:
-        return Failed(message=f"it crashed {policy.COMEBACKS} times: see its log for what ends its process")
-    if flow_run.run_count < 2:
+    if flow_run.run_count == 1:
         return None
     registry = Registry.open(os.environ)
     judgement = approval.open_question(registry, chosen.publish.name, _run_name())
     try:
-        return judgement and approval.answered(registry, judgement, chosen)
+        return judgement and approval.answered(registry, judgement, chosen.limits.approval_hours)
     except (ModelError, ConflictError) as error:
         get_run_logger().warning("%s: compared again", error)
         return None

@@ -7,7 +7,7 @@ import os
 import uuid
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
@@ -18,6 +18,11 @@ from tasks.storage.embedded import S3
 from tasks.storage.embedded import s3 as embedded_s3
 from tests import tiny
 from tests.project import Project, Ran
+
+if TYPE_CHECKING:
+    from moto.server import ThreadedMotoServer
+
+    from tests.amazon import Amazon
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 settings.load_profile("untimed")
@@ -50,6 +55,23 @@ def bucket(s3: S3) -> str:
     )
     client.create_bucket(Bucket=name)
     return name
+
+
+@pytest.fixture(scope="session")
+def amazon_server() -> Generator[ThreadedMotoServer]:
+    """For what no server here but moto's offers: queues, and buckets that tell them what lands."""
+    from tests import amazon
+
+    with amazon.serving() as server:
+        yield server
+
+
+@pytest.fixture
+def aws(amazon_server: ThreadedMotoServer) -> Amazon:
+    """A bucket and a queue of their own on it."""
+    from tests.amazon import Amazon
+
+    return Amazon(amazon_server, f"landing-{uuid.uuid4().hex[:12]}")
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,12 @@ import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tasks.core import events
+from tasks.core.errors import ResourceError
 
 VARIABLE = "TUNELINE_DEVICES"
 """Names, with commas, in place of the NVIDIA GPUs that are found: anything that trainings here must take turns on."""
@@ -31,13 +32,25 @@ def wanted(environ: Mapping[str, str], processes: int) -> tuple[str, ...]:
 
 
 @contextmanager
-def turn(names: Iterable[str], places: Iterable[Path] = PLACES) -> Generator[None]:
-    """Have these to oneself for the length of the block. In one order for all, so that no two wait for each other."""
-    folder = next(place for place in places if os.access(place, os.W_OK))
+def turn(names: Iterable[str], places: Sequence[Path] = PLACES) -> Generator[None]:
+    """Have these to oneself for the length of the block. In one order for all, so that no two wait for each other.
+
+    ResourceError: no place takes a lock file.
+    """
     with ExitStack() as stack:
         for name in sorted(set(names)):
-            _lock(stack, folder / f"tuneline-{name.replace('/', '-')}.lock", name)
+            _lock(stack, _writable(places) / f"tuneline-{name.replace('/', '-')}.lock", name)
         yield
+
+
+def _writable(places: Sequence[Path]) -> Path:
+    for place in places:
+        if os.access(place, os.W_OK):
+            return place
+    raise ResourceError(
+        f"trainings take turns by lock files in {' or '.join(map(str, places))}, which this user can't write: make one "
+        f"writable, or set {VARIABLE} to nothing where nobody else trains"
+    )
 
 
 def _lock(stack: ExitStack, path: Path, name: str) -> None:

@@ -14,19 +14,12 @@ import pytest
 from flows.arrivals import LANDED, READY
 from flows.deployments import flow_of, listed
 from tasks.storage import embedded
-from tests import amazon
 from tests.amazon import Amazon
 from tests.project import ROOT, Project
 from tests.scraped import free_port, scraped, value
 from tests.serving import Server, serving
 
 CANARY = "c4n4ry-in-the-environment"
-
-
-@pytest.fixture
-def aws() -> Iterator[Amazon]:
-    with amazon.serving() as server:
-        yield Amazon(server, "landing")
 
 
 @pytest.fixture

@@ -7,12 +7,11 @@ import threading
 import time
 import urllib.request
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from flows import listening
 from flows.arrivals import LANDED, SHOWN, announce
@@ -28,17 +27,11 @@ from tests.project import Project
 SECONDS = 300.0
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[ThreadedMotoServer]:
-    with amazon.serving() as server:
-        yield server
-
-
 @pytest.fixture
-def aws(server: ThreadedMotoServer) -> Amazon:
-    found = Amazon(server, f"landing-{uuid.uuid4().hex[:12]}")
-    found.notify()
-    return found
+def aws(aws: Amazon) -> Amazon:
+    """It tells its queue."""
+    aws.notify()
+    return aws
 
 
 def events(api: str, bucket: str) -> list[dict[str, Any]]:

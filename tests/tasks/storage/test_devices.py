@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.core.errors import ResourceError
 from tasks.storage import devices
 
 ROOT = Path(__file__).parents[3]
@@ -121,3 +122,13 @@ def test_those_that_may_be_used(
 def test_without_any_there_is_nothing_to_wait_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert devices.wanted({}, 1) == ()
+
+
+def test_without_a_place_for_locks_only_who_needs_one_is_told(tmp_path: Path) -> None:
+    with devices.turn([], [tmp_path / "gone"]):
+        pass
+    with (
+        pytest.raises(ResourceError, match="take turns by lock files in .*gone"),
+        devices.turn(["gpu"], [tmp_path / "gone"]),
+    ):
+        pass

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 from typing import Any
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from flows.listening import hand_on
 from tasks.core.errors import StorageError, TransientError
@@ -21,17 +19,6 @@ from tests import amazon
 from tests.amazon import Amazon, told
 
 STRANGE = ("rows/a b.jsonl", "rows/a+b.jsonl", "Büro/%41/日本語.jsonl", "rows/day1.jsonl")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ThreadedMotoServer]:
-    with amazon.serving() as server:
-        yield server
-
-
-@pytest.fixture
-def aws(server: ThreadedMotoServer) -> Amazon:
-    return Amazon(server, f"landing-{uuid.uuid4().hex[:12]}")
 
 
 class Told:
