@@ -25,9 +25,7 @@ COMEBACKS = 50
 
 def may_go_better(_task: Task[..., Any], _run: object, state: State[Any]) -> bool:
     """Whether another try may: after the network, throttling or a kill, never after bad data, params or a bad model."""
-    return isinstance(state.data, TransientError | Killed) or any(
-        kind.__name__ in (state.message or "") for kind in (TransientError, Killed)
-    )
+    return isinstance(state.data, TransientError | Killed)
 
 
 def as_task(function: Callable[..., Any], name: str) -> Any:
