@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import http
 import json
 import os
 import signal
 import subprocess
 import time
+import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -31,13 +33,22 @@ class Server:
 
     def post(self, path: str, value: Any) -> Any:
         body = json.dumps(value).encode()
-        request = urllib.request.Request(f"{self.api}{path}", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request) as answer:
-            return json.loads(answer.read() or b"null")
+        return self._asked(urllib.request.Request(f"{self.api}{path}", body, {"Content-Type": "application/json"}))
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(f"{self.api}{path}") as answer:
-            return json.loads(answer.read())
+        return self._asked(urllib.request.Request(f"{self.api}{path}"))
+
+    def _asked(self, request: urllib.request.Request) -> Any:
+        """A busy server's 503 is no answer: it is asked again, as Prefect's own client does."""
+        pauses = iter((1, 2, 4, 8))
+        while True:
+            try:
+                with urllib.request.urlopen(request) as answer:
+                    return json.loads(answer.read() or b"null")
+            except urllib.error.HTTPError as error:
+                if error.code != http.HTTPStatus.SERVICE_UNAVAILABLE or not (pause := next(pauses, 0)):
+                    raise
+                time.sleep(pause)
 
     def landed(self) -> None:
         self._tell(LANDED)

@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
@@ -68,14 +67,7 @@ class Stand:
 
     def tell(self) -> None:
         """As a bucket's notifications do: at least once."""
-        until(self._told, seconds=300)
-
-    def _told(self) -> bool:
-        try:
-            self.api.landed()
-        except urllib.error.HTTPError:
-            return False
-        return True
+        until(lambda: self.api.landed() or True, seconds=300)
 
     def hurt(self, name: str) -> None:
         if FAULTS[name](self):
