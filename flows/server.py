@@ -37,23 +37,25 @@ class PrefectServer:
 
 
 @contextmanager
-def prefect_server(home: Path, port: int | None = None) -> Generator[PrefectServer]:
-    """The server of this home, on a free loopback port or on `port`; one that runs already is shared where it is.
+def prefect_server(home: Path, port: int | None = None, usual: int | None = None) -> Generator[PrefectServer]:
+    """The server of this home, on `port`, else on the `usual` one if it is free, else on any free loopback port; one that
+    runs already is shared where it is.
 
     ServiceError: it did not start, or another program has that port.
     """
     folder = home.absolute() / "prefect"
-    with running(_service(home, folder, port)) as endpoint:
+    with running(_service(home, folder, port, usual)) as endpoint:
         yield PrefectServer(endpoint.url("api"), folder)
 
 
-def _service(home: Path, folder: Path, port: int | None) -> Service:
+def _service(home: Path, folder: Path, port: int | None, usual: int | None) -> Service:
     return Service(
         name="prefect",
         home=home,
         folder=folder,
         ports=("api",),
         fixed={"api": port} if port else {},
+        usual={"api": usual} if usual else {},
         launch=lambda ports: _launch(folder, ports),
         # A new database takes 10 s, one that is there 4; several times that on a busy machine.
         start_seconds=180,

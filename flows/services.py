@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -16,6 +15,7 @@ from tasks.storage.embedded import s3
 from tasks.storage.registry import DEFAULT_REGISTRY
 
 USUAL_PORT = 4200
+"""Prefect's own: where it is free, the UI of `tuneline up` has the same address tomorrow."""
 LOGGING = {
     "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s %(message)s",
     "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "%(asctime)s %(task_run_name)s: %(message)s",
@@ -25,8 +25,9 @@ LOGGING = {
 
 
 @contextmanager
-def services(*, store: bool = False, prefect: bool = False, port: int | None = None) -> Generator[dict[str, str]]:
+def services(*, store: bool = False, prefect: bool = False, **where: int | None) -> Generator[dict[str, str]]:
     """Have them for as long as the block lasts; what they need is in `os.environ` meanwhile, and yielded.
+    `where`: the `port` or the `usual` port of the Prefect server.
 
     ServiceError: an embedded one did not start.
     """
@@ -37,7 +38,7 @@ def services(*, store: bool = False, prefect: bool = False, port: int | None = N
     if named:
         wanted.append(s3(home))
     if prefect and "PREFECT_API_URL" not in os.environ:
-        wanted.append(prefect_server(home, port))
+        wanted.append(prefect_server(home, **where))
     before = dict(os.environ)
     with ExitStack() as stack, ThreadPoolExecutor(max_workers=2) as pool:
         settings = LOGGING | named
@@ -62,17 +63,3 @@ def flushed() -> Generator[None]:
 
         APILogWorker.drain_all(timeout=10)
         EventsWorker.drain_all(timeout=10)
-
-
-def usual_port() -> int | None:
-    """Prefect's own port if it is free, so that the UI has the same address tomorrow; else any.
-
-    For `tuneline up` alone: two servers that start together would both find it free.
-    """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", USUAL_PORT))
-        except OSError:
-            return None
-    return USUAL_PORT

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from flows import exposition, listening
-from flows.services import services, usual_port
+from flows.services import USUAL_PORT, services
 from tasks.core import params
 from tasks.core.errors import TransientError
 from tasks.storage.queue import Queue
@@ -20,7 +20,7 @@ from tasks.storage.queue import Queue
 def main(arguments: argparse.Namespace) -> int:
     metrics_port, queue = exposition.port_of(os.environ), _queue()
     with (
-        services(store=True, prefect=True, port=arguments.port or usual_port()) as settings,
+        services(store=True, prefect=True, port=arguments.port, usual=USUAL_PORT) as settings,
         _page(metrics_port) as page,
     ):
         from flows import automations, parent

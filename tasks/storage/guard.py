@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.storage.process import Process, alive, end_group, held, identify
+from tasks.storage.process import Process, alive, end_group, held, identify, listens
 
 POLL_SECONDS = 0.3
 START_POLL_SECONDS = 0.03
@@ -102,6 +102,16 @@ def answers(probe: Probe) -> bool:
     finally:
         connection.close()
     return response.status == probe.status and re.search(probe.pattern, body) is not None
+
+
+def ready(state: State) -> bool:
+    """Whether it answers: it, and no other program that was faster with one of its ports, which answers just as well while
+    the server has yet to find out."""
+    return (
+        alive(state.server)
+        and all(map(answers, state.probes))
+        and all(listens(state.server, probe.port) for probe in state.probes)
+    )
 
 
 def read_state(path: Path) -> State | None:
@@ -231,9 +241,8 @@ def _start(state: State, order: Order, places: Files) -> str:
     """`ready`, or why not: it `died`, it is `late`, or whoever wanted it has `left`."""
     deadline = time.monotonic() + order.start_seconds
     while alive(state.server):
-        if all(map(answers, order.probes)):
-            # Had somebody else taken the port and answered, ours would be dead by now.
-            return "ready" if alive(state.server) else "died"
+        if ready(state):
+            return "ready"
         if _deserted(state, order, places):
             return "left"
         if time.monotonic() > deadline:

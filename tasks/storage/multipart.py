@@ -1,7 +1,7 @@
 """Large objects in parallel parts; whoever comes after a killed sender sends only the parts that are missing.
 
 An upload that a killed sender left open is found by its key. Keys are digests here, so a part of it is either the file's
-own bytes or nothing: each part is compared, by the digest that the store lists, with the bytes that were read just now, and
+own bytes or nothing: each part is compared, by the checksum that the store lists, with the bytes that were read just now, and
 one that does not fit is sent anew. Two senders may share an upload: they send equal parts, one ends it, the other finds the
 object there.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -113,28 +114,28 @@ class _Upload:
                 raise
 
     def _part(self, number: int, data: bytes) -> CompletedPartTypeDef:
-        checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
+        checksum = base64.b64encode(zlib.crc32(data).to_bytes(4)).decode()
         there = self.there.get(number)
         if there is not None and _is(there, data, checksum):
-            return {"PartNumber": number, "ETag": there.get("ETag", ""), "ChecksumSHA256": checksum}
+            return {"PartNumber": number, "ETag": there.get("ETag", ""), "ChecksumCRC32": checksum}
         answer = self.client.upload_part(
-            Bucket=self.bucket, Key=self.key, UploadId=self.id, PartNumber=number, Body=data, ChecksumSHA256=checksum
+            Bucket=self.bucket, Key=self.key, UploadId=self.id, PartNumber=number, Body=data, ChecksumCRC32=checksum
         )
-        return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": checksum}
+        return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumCRC32": checksum}
 
 
 def _is(there: PartTypeDef, data: bytes, checksum: str) -> bool:
-    """Whether a part that the store has is these bytes: by SHA-256 where it lists one, else by the MD5 that its entity tag is
+    """Whether a part that the store has is these bytes: by CRC32 where it lists one, else by the MD5 that its entity tag is
     with most; another kind of tag equals none, so that such a part is sent again."""
     if there.get("Size") != len(data):
         return False
-    if listed := there.get("ChecksumSHA256"):
+    if listed := there.get("ChecksumCRC32"):
         return listed == checksum
     return there.get("ETag", "").strip('"') == hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def _begin(client: S3Client, bucket: str, key: str) -> _Upload:
-    answer = client.create_multipart_upload(Bucket=bucket, Key=key, ChecksumAlgorithm="SHA256")
+    answer = client.create_multipart_upload(Bucket=bucket, Key=key, ChecksumAlgorithm="CRC32")
     return _Upload(client, bucket, key, answer["UploadId"])
 
 
@@ -162,7 +163,7 @@ def _uploads(client: S3Client, bucket: str, key: str) -> Iterator[tuple[datetime
     """Those of this very key that take the checksums which we send."""
     for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=key):
         for item in page.get("Uploads", ()):
-            ours = item.get("Key") == key and item.get("ChecksumAlgorithm", "SHA256") == "SHA256"
+            ours = item.get("Key") == key and item.get("ChecksumAlgorithm", "CRC32") == "CRC32"
             if ours and "UploadId" in item and "Initiated" in item:
                 yield item["Initiated"], item["UploadId"]
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LOCK = ".lock"
+LISTEN = "0A"
+"""The state of a socket that waits for connections, in /proc/net/tcp."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,31 @@ def end_group(leader: Process, grace_seconds: float) -> None:
         gone(leader, grace_seconds)
     signal_group(leader, signal.SIGKILL)
     gone(leader, 30)
+
+
+def listens(leader: Process, port: int) -> bool:
+    """Whether a process of the leader's group has the TCP port open. True where the system keeps no list of that."""
+    tables = [Path("/proc/net/tcp"), Path("/proc/net/tcp6")]
+    lines = [line.split() for table in tables if table.exists() for line in table.read_text().splitlines()[1:]]
+    sockets = {f"socket:[{line[9]}]" for line in lines if line[3] == LISTEN and line[1].endswith(f":{port:04X}")}
+    return not tables[0].exists() or any(not sockets.isdisjoint(_open(pid)) for pid in _group(leader))
+
+
+def _group(leader: Process) -> Iterator[int]:
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(ProcessLookupError):
+            if os.getpgid(int(entry.name)) == leader.pid:
+                yield int(entry.name)
+
+
+def _open(pid: int) -> set[str]:
+    """What the descriptors of a process are, as the system spells it."""
+    found = set[str]()
+    with suppress(OSError):  # it has ended
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                found.add(str(entry.readlink()))
+    return found
 
 
 @contextmanager

@@ -52,7 +52,8 @@ class Service:
     """A server that `launch` describes once its ports are known.
 
     `home` holds its locks, state and log; it starts in `folder`. `fixed` gives ports that must be these and no
-    others. Without grace it gets no SIGTERM but SIGKILL at once: for servers that can stand it.
+    others, `usual` some that are taken where they are free. Without grace it gets no SIGTERM but SIGKILL at once: for
+    servers that can stand it.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Service:
     ports: tuple[str, ...]
     launch: Callable[[Ports], Launch]
     fixed: Ports = field(default_factory=dict[str, int])
+    usual: Ports = field(default_factory=dict[str, int])
     start_seconds: float = 60.0
     grace_seconds: float = 5.0
 
@@ -119,7 +121,7 @@ def _joined(service: Service, places: Files) -> State | None:
     last: State | None = None
     deadline = time.monotonic() + service.start_seconds  # whoever began to start it may have been killed since
     while (state := guard.read_state(places.state)) and alive(state.guard) and time.monotonic() < deadline:
-        if alive(state.server) and all(map(guard.answers, state.probes)):
+        if guard.ready(state):
             return state
         last = state
         time.sleep(guard.START_POLL_SECONDS)
@@ -141,13 +143,14 @@ def _end(state: State, service: Service, places: Files) -> None:
 
 def _begun(service: Service, places: Files) -> State:
     """A new instance; where another program was faster with a port, with other ports."""
-    for _ in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
         if taken := [port for port in service.fixed.values() if _taken(port)]:
             raise ServiceError(
                 f"{service.name} can't listen on port {taken[0]}: another program does. "
                 "Stop that program, or choose another port."
             )
-        ports = {**free_ports([name for name in service.ports if name not in service.fixed]), **service.fixed}
+        usual = {} if attempt else {name: port for name, port in service.usual.items() if not _taken(port)}
+        ports = {**free_ports([name for name in service.ports if name not in service.fixed]), **usual, **service.fixed}
         outcome, status = _ask_guard(_order(service, ports), places)
         if outcome == "ready" and (state := guard.read_state(places.state)):
             return state

@@ -335,7 +335,7 @@ def _attempts(environ: Mapping[str, str]) -> int:
 
 
 def _sign_checksum_alone(request: Any, **_: Any) -> None:
-    """The signature covers the SHA-256 by which the store checks the body; the body is not hashed once more for it."""
+    """The signature covers the checksum by which the store checks the body; the body is not hashed once more for it."""
     config: Config = request.context["client_config"]
     s3 = cast("Any", {**cast("Any", config).s3, "payload_signing_enabled": False})
     request.context["client_config"] = config.merge(Config(s3=s3))

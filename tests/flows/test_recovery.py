@@ -114,7 +114,7 @@ def test_twenty_kills_of_anything_and_one_version(machine: Machine, tmp_path: Pa
     while len(killed) < KILLS:
         time.sleep(chance.uniform(1, 6))
         until(lambda: processes_of_a_run(machine) or ended(machine.server, run))
-        assert not ended(machine.server, run), f"it ended after {killed}"
+        assert not (end := ended(machine.server, run)), f"{end} after {killed}"
         name, pids = chance.choice(list(machine.victims().items()))
         machine.kill(name, pids)
         killed.append(name)
@@ -130,8 +130,10 @@ def processes_of_a_run(machine: Machine) -> bool:
     return "flow" in machine.victims()
 
 
-def ended(server: Server, run: str) -> bool:
-    return server.get(f"/flow_runs/{run}")["state_type"] in ("COMPLETED", "FAILED", "CANCELLED")
+def ended(server: Server, run: str) -> str:
+    """Name and message of the state in which it ended; nothing while it goes on."""
+    state = server.get(f"/flow_runs/{run}")["state"]
+    return f"{state['name']}: {state['message']}" if state["type"] in ("COMPLETED", "FAILED", "CANCELLED") else ""
 
 
 @pytest.mark.slow

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -233,15 +237,44 @@ def test_a_state_file_that_is_none_is_replaced(home: Path, text: str) -> None:
         assert server_at(endpoint.ports["http"]) == state_of(home).server
 
 
+@contextmanager
+def stranger(port: int) -> Generator[list[str]]:
+    """Another program that answers there as the service would; the requests that it got."""
+    asked = list[str]()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"pid": 0}')
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield asked
+        server.shutdown()
+
+
 def test_a_port_taken_before_the_server_binds_it_is_exchanged(home: Path, user: Callable[[str], User]) -> None:
     one = user("port taken once")
     port = int(wait_for(home / "tiny" / "port").read_text())
-    with socket.create_server(("127.0.0.1", port)):
+    with stranger(port) as asked:
+        while not asked:  # by the guard, which takes this answer for nobody's but its server's own
+            time.sleep(0.02)
         (home / "tiny" / "go").touch()
         assert alive(one.server())
         assert state_of(home).ports["http"] != port
         one.leave()
     assert len(starts(home)) == 2
+
+
+def test_a_usual_port_is_used_where_it_is_free(home: Path) -> None:
+    port = free_ports(["any"])["any"]
+    wishing = replace(service(home), usual={"http": port})
+    with running(wishing) as endpoint:
+        assert endpoint.ports == {"http": port}
+    with socket.create_server(("127.0.0.1", port)), running(wishing) as endpoint:
+        assert endpoint.ports != {"http": port}
 
 
 def test_a_port_that_is_asked_for_is_used_or_named_as_taken(home: Path) -> None:
