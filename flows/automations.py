@@ -25,6 +25,11 @@ OURS = "tuneline"
 GOES_ON = "goes-on"
 """The tag of deployments whose runs may be begun again at any point: what they have done is found, not done twice."""
 
+AGAIN: dict[str, Any] = {
+    "type": StateType.SCHEDULED, "name": "AwaitingRetry", "message": "it crashed, and goes on",
+}  # fmt: skip
+"""The state of a run that is begun again."""
+
 HEARTBEAT_SECONDS = 30
 SILENT_AFTER = timedelta(seconds=3 * HEARTBEAT_SECONDS)
 HEARTBEAT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}
@@ -80,16 +85,13 @@ def _silent() -> AutomationCore:
 
 def _crashed() -> AutomationCore:
     """A run without a deployment has nobody who would begin it again: who started it does."""
-    again = ChangeFlowRunState(
-        state=StateType.SCHEDULED, name="AwaitingRetry", message="it crashed, and goes on", force=True
-    )
     return AutomationCore(
         name=f"{OURS}: a crashed run goes on",
         description="Its stages are cached, and a training resumes from its checkpoint.",
         trigger=_trigger(
             GOES_ON, deployed=True, posture="Reactive", expect=["prefect.flow-run.Crashed"], within=timedelta(0)
         ),
-        actions=[again],
+        actions=[ChangeFlowRunState(state=AGAIN["type"], name=AGAIN["name"], message=AGAIN["message"], force=True)],
     )
 
 

@@ -39,14 +39,17 @@ class Server:
         return self._asked(urllib.request.Request(f"{self.api}{path}"))
 
     def _asked(self, request: urllib.request.Request) -> Any:
-        """A busy server's 503 is no answer: it is asked again, as Prefect's own client does."""
-        pauses = iter((1, 2, 4, 8))
+        """A server that is busy or not there is asked again, as by Prefect's own client."""
+        pauses = iter((1, 2, 4, 8, 16))
         while True:
             try:
                 with urllib.request.urlopen(request) as answer:
                     return json.loads(answer.read() or b"null")
-            except urllib.error.HTTPError as error:
-                if error.code != http.HTTPStatus.SERVICE_UNAVAILABLE or not (pause := next(pauses, 0)):
+            except OSError as error:
+                refused = (
+                    isinstance(error, urllib.error.HTTPError) and error.code != http.HTTPStatus.SERVICE_UNAVAILABLE
+                )
+                if refused or not (pause := next(pauses, 0)):
                     raise
                 time.sleep(pause)
 
@@ -69,8 +72,14 @@ class Server:
         return [(run["state"]["name"], run["state"]["message"]) for run in runs if run["state_type"] in FINAL]
 
     def runs(self, flow: str) -> list[dict[str, Any]]:
-        """Every run of the flow, newest first."""
-        return self.post("/flow_runs/filter", {"flows": {"name": {"any_": [flow]}}, "sort": "ID_DESC"})
+        """Every run of the flow whose time has come, newest first."""
+        found = self.post("/flow_runs/filter", {"flows": {"name": {"any_": [flow]}}, "sort": "ID_DESC"})
+        return [run for run in found if run["state"]["name"] != "Scheduled"]
+
+    def scheduled(self) -> set[str]:
+        """The flows of which a run will come by its schedule."""
+        runs = self.post("/flow_runs/filter", {"flow_runs": {"state": {"name": {"any_": ["Scheduled"]}}}})
+        return {self.get(f"/flows/{run['flow_id']}")["name"] for run in runs if run["auto_scheduled"]}
 
     def reach(self, run: str, *states: str) -> dict[str, Any]:
         """The run, once its state has one of these names."""

@@ -267,7 +267,7 @@ def _is_calm(stand: Stand) -> bool:
     stand.tell()
     time.sleep(20)
     runs = stand.api.runs("ingest") + stand.api.runs("retrain")
-    if any(run["state_type"] not in FINAL and run["state"]["name"] != "Scheduled" for run in runs):
+    if any(run["state_type"] not in FINAL for run in runs):
         return False
     corpus = Corpus.open(stand.project.environment)
     return Claims(corpus, MODEL).news(Registry.open(stand.project.environment)) is None

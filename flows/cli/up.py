@@ -66,14 +66,14 @@ def _serve(queue: Queue | None, *, landing: bool) -> None:
     from prefect.exceptions import TerminationSignal
     from prefect.runner import Runner
 
-    from flows import deployments
+    from flows import comebacks, deployments
 
     # On SIGTERM Prefect's runner stops well but forgets to await itself, which would be all that the user sees.
     warnings.filterwarnings("ignore", "coroutine 'Runner.astop' was never awaited")
     runner = Runner()
     for deployment in deployments.made(landing=landing):
         runner.add_deployment(deployment)
-    with _listening(queue):
+    with _listening(queue), comebacks.beside():
         try:
             asyncio.run(runner.start())
         except (KeyboardInterrupt, TerminationSignal):

@@ -17,7 +17,7 @@ from tasks.storage import embedded
 from tests.amazon import Amazon
 from tests.project import ROOT, Project
 from tests.scraped import free_port, scraped, value
-from tests.serving import Server, serving
+from tests.serving import Server, serving, until
 
 CANARY = "c4n4ry-in-the-environment"
 
@@ -41,6 +41,7 @@ def test_what_lands_is_trained_on_once_and_nothing_else_is(
     up: tuple[Project, Server], aws: Amazon, tmp_path: Path
 ) -> None:
     project, server = up
+    assert until(server.scheduled) == {"ingest", "retrain"}
     shutil.copy(ROOT / "data/sample/day1.jsonl", tmp_path / "landing" / "day1.jsonl")
     aws.notify()
     aws.put("day1.jsonl")  # two messages with S3's test, at one look or at two: the latter announces nothing

@@ -1,0 +1,63 @@
+"""A crashed run that the server forgot goes on; one that is new, or that nobody would begin, is left alone."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from prefect import Flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun, State, StateType
+
+from flows import comebacks
+from flows.automations import GOES_ON, OURS
+from flows.comebacks import LEFT_TO_THE_SERVER, bring_back
+from flows.server import PrefectServer
+
+
+def nothing() -> None:
+    """A flow that is never run."""
+
+
+def crashed(client: SyncPrefectClient, *tags: str, deployed: bool = True) -> FlowRun:
+    flow = Flow(nothing, name="forgotten")
+    if deployed:
+        deployment = client.create_deployment(client.create_flow(flow), f"d-{uuid.uuid4().hex}", entrypoint="x:y")
+        run = client.create_flow_run_from_deployment(deployment, tags=tags)
+    else:
+        run = client.create_flow_run(flow, tags=tags)
+    client.set_flow_run_state(run.id, State(type=StateType.CRASHED), force=True)
+    return run
+
+
+def state_of(client: SyncPrefectClient, run: FlowRun) -> str | None:
+    state = client.read_flow_run(run.id).state
+    return state and state.name
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_the_forgotten_go_on_and_no_others() -> None:
+    with get_client(sync_client=True) as client:
+        ours, foreign, by_hand = (
+            crashed(client, OURS, GOES_ON),
+            crashed(client, OURS),
+            crashed(client, OURS, GOES_ON, deployed=False),
+        )
+        assert bring_back(client, datetime.now(UTC)) == []
+        assert state_of(client, ours) == "Crashed"
+        later = datetime.now(UTC) + LEFT_TO_THE_SERVER + timedelta(seconds=1)
+        assert bring_back(client, later) == [ours.name]
+        assert [state_of(client, run) for run in (ours, foreign, by_hand)] == ["AwaitingRetry", "Crashed", "Crashed"]
+        assert bring_back(client, later) == []
+
+
+def test_it_is_done_beside_what_is_served(prefect_api: PrefectServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comebacks, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(comebacks, "LEFT_TO_THE_SERVER", timedelta(0))
+    assert prefect_api
+    with get_client(sync_client=True) as client, comebacks.beside():
+        run = crashed(client, OURS, GOES_ON)
+        deadline = datetime.now(UTC) + timedelta(seconds=60)
+        while state_of(client, run) != "AwaitingRetry":
+            assert datetime.now(UTC) < deadline
