@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -50,8 +51,8 @@ def beside() -> Generator[None]:
                 except (httpx.HTTPError, PrefectHTTPStatusError):
                     continue
 
-    # A daemon: a request may still wait for its answer when the block ends.
-    threading.Thread(target=looking, name="comebacks", daemon=True).start()
+    # A daemon: a request may still wait for its answer when the block ends. Prefect's settings are the context's.
+    threading.Thread(target=copy_context().run, args=(looking,), name="comebacks", daemon=True).start()
     try:
         yield
     finally:
