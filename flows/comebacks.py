@@ -1,7 +1,9 @@
-"""Whom the server forgot: a crashed run of the line that nothing has brought back. Looked for beside `tuneline up`.
+"""Whom the server forgot: a run of the line that crashed, or never began, and that nothing has brought back. Looked for
+beside `tuneline up`.
 
 The automation (flows/automations.py) does it at once, where its event is evaluated. On SQLite, Prefect 3.8.8 gives an event up
-whose evaluation met a busy database four times, and puts off for 15 minutes what follows on the same run.
+whose evaluation met a busy database four times, and puts off for 15 minutes what follows on the same run. And a run whose
+worker was killed before it began sent no heartbeat that could be missed.
 """
 
 from __future__ import annotations
@@ -15,24 +17,29 @@ from datetime import UTC, datetime, timedelta
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import PrefectHTTPStatusError
 
 from flows.automations import AGAIN, GOES_ON, OURS
 
 LOOK_SECONDS = 15.0
-LEFT_TO_THE_SERVER = timedelta(seconds=30)
+PATIENCE = {StateType.CRASHED: timedelta(seconds=30), StateType.PENDING: timedelta(minutes=3)}
+"""How long such a run is left to the server and the worker."""
 
 FORGOTTEN = FlowRunFilter.model_validate({
-    "tags": {"all_": [OURS, GOES_ON]}, "state": {"type": {"any_": ["CRASHED"]}}, "deployment_id": {"is_null_": False},
+    "tags": {"all_": [OURS, GOES_ON]}, "state": {"type": {"any_": list(PATIENCE)}}, "deployment_id": {"is_null_": False},
 })  # fmt: skip
-"""A run without a deployment has nobody who would begin it again."""
+"""A run without a deployment has nobody who would begin it again; in a work pool, waiting for a machine may take hours."""
 
 
 def bring_back(client: SyncPrefectClient, now: datetime) -> list[str]:
     """Begin the forgotten runs again; their names."""
     found = client.read_flow_runs(flow_run_filter=FORGOTTEN)
-    runs = [run for run in found if run.state and now - run.state.timestamp > LEFT_TO_THE_SERVER]
+    runs = [
+        run
+        for run in found
+        if run.state and not run.work_pool_name and now - run.state.timestamp > PATIENCE[run.state.type]
+    ]
     for run in runs:
         client.set_flow_run_state(run.id, State.model_validate(AGAIN), force=True)
     return [run.name for run in runs]

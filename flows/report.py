@@ -90,13 +90,13 @@ def show_results(workspace: Path, published: Published, uri: str, gate: Sequence
     if given := verdicts.read(workspace / layout.VERDICTS):
         create_table_artifact(_verdicts(given), key="verdicts", description="Formats against their budget")
     if gate:
-        create_table_artifact(rulings.rows(gate), key="gate", description="The gate: against the base and the champion")
+        create_table_artifact(_rulings(gate), key="gate", description="The gate: against the base and the champion")
     create_table_artifact(_samples(folder), key="samples", description="Answers on test rows")
     for key, place, what in (
         ("model-card", folder, "Model card"),
         ("data-card", workspace / layout.DATA_REPORT, "Data card"),
     ):
-        create_markdown_artifact((place / "README.md").read_text(encoding="utf-8"), key=key, description=what)
+        create_markdown_artifact(_body((place / "README.md").read_text(encoding="utf-8")), key=key, description=what)
     state = "registered" if published.created else "already registered; nothing was written"
     create_markdown_artifact(
         f"**{published.version.reference}** {state}\n\n`{uri}`\n\n"
@@ -106,12 +106,22 @@ def show_results(workspace: Path, published: Published, uri: str, gate: Sequence
     )  # fmt: skip
 
 
+def _body(card: str) -> str:
+    """Without the metadata at its top, which the UI would take for headings."""
+    return card.partition("\n---\n")[2] if card.startswith("---\n") else card
+
+
+def _rulings(given: Sequence[Ruling]) -> list[dict[str, Any]]:
+    """The outcome first: what is to the right of a long rule's name is out of sight in the UI."""
+    return [{"passed": row["passed"], **row} for row in rulings.rows(given)]
+
+
 def _verdicts(given: Sequence[Verdict]) -> list[dict[str, Any]]:
     """One row a rule; a format without any is a row of its own."""
     return [
-        {"format": verdict.format, **row} for verdict in given for row in rulings.rows(verdict.rulings)
+        {"format": verdict.format, **row} for verdict in given for row in _rulings(verdict.rulings)
     ] + [
-        {"format": verdict.format, "rule": "none", "measured": "", "needed": "", "passed": "yes" if verdict.passed else "no"}
+        {"format": verdict.format, "passed": "yes" if verdict.passed else "no", "rule": "none", "measured": "", "needed": ""}
         for verdict in given
         if not verdict.rulings
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""A crashed run that the server forgot goes on; one that is new, or that nobody would begin, is left alone."""
+"""A run that the server forgot goes on; one that is new, or that nobody would begin, is left alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 
 from flows import comebacks
 from flows.automations import GOES_ON, OURS
-from flows.comebacks import LEFT_TO_THE_SERVER, bring_back
+from flows.comebacks import PATIENCE, bring_back
 from flows.server import PrefectServer
 
 
@@ -20,14 +20,16 @@ def nothing() -> None:
     """A flow that is never run."""
 
 
-def crashed(client: SyncPrefectClient, *tags: str, deployed: bool = True) -> FlowRun:
+def stuck(
+    client: SyncPrefectClient, *tags: str, state: StateType = StateType.CRASHED, deployed: bool = True
+) -> FlowRun:
     flow = Flow(nothing, name="forgotten")
     if deployed:
         deployment = client.create_deployment(client.create_flow(flow), f"d-{uuid.uuid4().hex}", entrypoint="x:y")
         run = client.create_flow_run_from_deployment(deployment, tags=tags)
     else:
         run = client.create_flow_run(flow, tags=tags)
-    client.set_flow_run_state(run.id, State(type=StateType.CRASHED), force=True)
+    client.set_flow_run_state(run.id, State(type=state), force=True)
     return run
 
 
@@ -36,28 +38,27 @@ def state_of(client: SyncPrefectClient, run: FlowRun) -> str | None:
     return state and state.name
 
 
+@pytest.mark.parametrize("kind", list(PATIENCE), ids=lambda kind: kind.value)
 @pytest.mark.usefixtures("prefect_api")
-def test_the_forgotten_go_on_and_no_others() -> None:
+def test_the_forgotten_go_on_and_no_others(kind: StateType) -> None:
     with get_client(sync_client=True) as client:
-        ours, foreign, by_hand = (
-            crashed(client, OURS, GOES_ON),
-            crashed(client, OURS),
-            crashed(client, OURS, GOES_ON, deployed=False),
-        )
-        assert bring_back(client, datetime.now(UTC)) == []
-        assert state_of(client, ours) == "Crashed"
-        later = datetime.now(UTC) + LEFT_TO_THE_SERVER + timedelta(seconds=1)
+        ours = stuck(client, OURS, GOES_ON, state=kind)
+        others = stuck(client, OURS, state=kind), stuck(client, OURS, GOES_ON, state=kind, deployed=False)
+        before = [state_of(client, run) for run in (ours, *others)]
+        now = datetime.now(UTC)
+        assert bring_back(client, now) == []
+        later = now + PATIENCE[kind] + timedelta(seconds=10)
         assert bring_back(client, later) == [ours.name]
-        assert [state_of(client, run) for run in (ours, foreign, by_hand)] == ["AwaitingRetry", "Crashed", "Crashed"]
+        assert [state_of(client, run) for run in (ours, *others)] == ["AwaitingRetry", *before[1:]]
         assert bring_back(client, later) == []
 
 
 def test_it_is_done_beside_what_is_served(prefect_api: PrefectServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comebacks, "LOOK_SECONDS", 0.1)
-    monkeypatch.setattr(comebacks, "LEFT_TO_THE_SERVER", timedelta(0))
+    monkeypatch.setitem(PATIENCE, StateType.CRASHED, timedelta(0))
     assert prefect_api
     with get_client(sync_client=True) as client, comebacks.beside():
-        run = crashed(client, OURS, GOES_ON)
+        run = stuck(client, OURS, GOES_ON)
         deadline = datetime.now(UTC) + timedelta(seconds=60)
         while state_of(client, run) != "AwaitingRetry":
             assert datetime.now(UTC) < deadline
