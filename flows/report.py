@@ -22,7 +22,7 @@ from tasks.core.verdict import Ruling, Verdict
 from tasks.data import verdicts
 from tasks.data.report import charts, rulings
 from tasks.data.report.comparison import read_comparison
-from tasks.data.report.tables import as_markdown
+from tasks.data.report.tables import as_markdown, escape
 from tasks.data.report.training import History, Point
 from tasks.storage.registry import Published
 
@@ -91,7 +91,7 @@ def show_results(workspace: Path, published: Published, uri: str, gate: Sequence
         create_table_artifact(_verdicts(given), key="verdicts", description="Formats against their budget")
     if gate:
         create_table_artifact(_rulings(gate), key="gate", description="The gate: against the base and the champion")
-    create_table_artifact(_samples(folder), key="samples", description="Answers on test rows")
+    create_markdown_artifact(_samples(folder), key="samples", description="Answers on test rows")
     for key, place, what in (
         ("model-card", folder, "Model card"),
         ("data-card", workspace / layout.DATA_REPORT, "Data card"),
@@ -127,13 +127,13 @@ def _verdicts(given: Sequence[Verdict]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _samples(folder: Path) -> list[dict[str, Any]]:
-    """One row a sample: the last user turn, the reference, and each target's answer."""
+def _samples(folder: Path) -> str:
+    """Of each sample the last user turn, the reference, and each target's answer. Not a table: the UI breaks no line in one."""
     samples: list[dict[str, Any]] = json.loads((folder / "samples.json").read_bytes())
-    return [
-        {
-            "ticket": sample["prompt"][-1]["content"], "reference": sample["reference"],
-            **{answer["target"]: answer["prediction"] for answer in sample["answers"]},
-        }
+    return "\n".join(
+        f"> {escape(sample['prompt'][-1]['content'])}\n\n" + "".join(f"- **{escape(who)}**: {escape(text)}\n" for who, text in (
+            ("reference", sample["reference"]),
+            *((answer["target"], answer["prediction"]) for answer in sample["answers"]),
+        ))
         for sample in samples
-    ]  # fmt: skip
+    )  # fmt: skip

@@ -17,6 +17,7 @@ from tasks.storage import checkout
 from tasks.storage.registry import Registry
 from tests.project import ROOT, Project
 from tests.registries import publish
+from tests.tiny import write_rows
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,7 @@ def test_past_data_versions_are_gone_through_in_their_order(
     tmp_path: Path, tiny_base: Path, services: dict[str, str]
 ) -> None:
     project = Project(tmp_path / "project", tiny_base, services, publish={"name": "past"}, quantize={"formats": []})
+    write_rows(project.folder / "data" / "sample" / "day2.jsonl", 40, start=60)
     for day in (1, 2):
         project("tuneline", "data", "ingest", f"data/sample/day{day}.jsonl")
     ask = "from flows.backfill import backfill; print(backfill(['v2', 'v1'], return_state=True).message)"

@@ -89,7 +89,7 @@ def test_the_run_says_model_data_and_method_and_what_it_waits_for(seen: tuple[Se
         ("training-loss", ["Step", "tokens/s", "eta"]),
         ("gate", ["exact_match", "needed", "passed"]),
         ("comparison", ["base", "merged"]),
-        ("samples", ["reference"]),
+        ("samples", ["reference", "merged"]),
         ("model-card", ["tuned with lora", "Exact match"]),
         ("data-card", ["rows"]),
     ],
