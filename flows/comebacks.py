@@ -31,6 +31,11 @@ FORGOTTEN = FlowRunFilter.model_validate({
 })  # fmt: skip
 """A run without a deployment has nobody who would begin it again; in a work pool, waiting for a machine may take hours."""
 
+BEGUN = FlowRunFilter.model_validate({
+    "tags": {"all_": [OURS]}, "state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}},
+    "deployment_id": {"is_null_": False},
+})  # fmt: skip
+
 
 def bring_back(client: SyncPrefectClient, now: datetime) -> list[str]:
     """Begin the forgotten runs again; their names."""
@@ -43,6 +48,19 @@ def bring_back(client: SyncPrefectClient, now: datetime) -> list[str]:
     for run in runs:
         client.set_flow_run_state(run.id, State.model_validate(AGAIN), force=True)
     return [run.name for run in runs]
+
+
+def take_up(client: SyncPrefectClient) -> list[str]:
+    """What another worker of this server had begun, now that it is known to be gone: crashed, and begun again where that
+    can be done at any point; a run that was being cancelled is. Their names."""
+    left = [run for run in client.read_flow_runs(flow_run_filter=BEGUN) if run.state and not run.work_pool_name]
+    for run in left:
+        cancelled = run.state_type == StateType.CANCELLING
+        ended = State(type=StateType.CANCELLED if cancelled else StateType.CRASHED, message="its worker was killed")
+        client.set_flow_run_state(run.id, ended)
+        if GOES_ON in run.tags and not cancelled:
+            client.set_flow_run_state(run.id, State.model_validate(AGAIN), force=True)
+    return [run.name for run in left]
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import fcntl
 import os
 import warnings
 from collections.abc import Generator
@@ -12,18 +13,23 @@ from pathlib import Path
 
 from flows import exposition, listening
 from flows.services import USUAL_PORT, services
-from tasks.core import params
-from tasks.core.errors import TransientError
+from tasks.core import layout, params
+from tasks.core.errors import ServiceError, TransientError
+from tasks.storage.process import held
 from tasks.storage.queue import Queue
 
 
 def main(arguments: argparse.Namespace) -> int:
     metrics_port, queue = exposition.port_of(os.environ), _queue()
+    own = "PREFECT_API_URL" not in os.environ
     with (
+        _alone(),
         services(store=True, prefect=True, port=arguments.port, usual=USUAL_PORT) as settings,
         _page(metrics_port) as page,
     ):
-        from flows import automations, parent
+        from prefect.client.orchestration import get_client
+
+        from flows import automations, comebacks, parent
         from tasks.storage.registry import Registry
 
         print(f"Prefect UI: {settings.get('PREFECT_UI_URL', os.environ['PREFECT_API_URL'])}")
@@ -37,10 +43,23 @@ def main(arguments: argparse.Namespace) -> int:
         if page:
             print(f"metrics:    {page}")
         automations.install(os.environ, params.load().limits)
+        if own:  # nobody else begins runs on this server, and those of a killed worker ended with it
+            with get_client(sync_client=True) as client:
+                comebacks.take_up(client)
         os.environ.update(automations.HEARTBEAT, **{parent.VARIABLE: str(os.getpid())})  # for the runs that it starts
         print("Ctrl-C stops all of it.", flush=True)
         _serve(queue, landing=landing is not None)
     return 0
+
+
+@contextmanager
+def _alone() -> Generator[None]:
+    """ServiceError: another one serves this checkout."""
+    layout.HOME.mkdir(exist_ok=True)
+    with held(layout.HOME / "up.lock", fcntl.LOCK_EX | fcntl.LOCK_NB) as first:
+        if not first:
+            raise ServiceError("tuneline up: another one serves this checkout already; stop that one first (Ctrl-C)")
+        yield
 
 
 def _queue() -> Queue | None:

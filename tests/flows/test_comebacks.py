@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 
 from flows import comebacks
 from flows.automations import GOES_ON, OURS
-from flows.comebacks import PATIENCE, bring_back
+from flows.comebacks import PATIENCE, bring_back, take_up
 from flows.server import PrefectServer
 
 
@@ -29,6 +29,7 @@ def stuck(
         run = client.create_flow_run_from_deployment(deployment, tags=tags)
     else:
         run = client.create_flow_run(flow, tags=tags)
+    client.update_flow_run(run.id, infrastructure_pid="a process")  # without one, to cancel it is to have it cancelled
     client.set_flow_run_state(run.id, State(type=state), force=True)
     return run
 
@@ -51,6 +52,29 @@ def test_the_forgotten_go_on_and_no_others(kind: StateType) -> None:
         assert bring_back(client, later) == [ours.name]
         assert [state_of(client, run) for run in (ours, *others)] == ["AwaitingRetry", *before[1:]]
         assert bring_back(client, later) == []
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_what_a_killed_worker_had_begun_is_taken_up() -> None:
+    with get_client(sync_client=True) as client:
+        take_up(client)  # what other tests left
+        ours = (
+            stuck(client, OURS, GOES_ON, state=StateType.RUNNING),
+            stuck(client, OURS, GOES_ON, state=StateType.PENDING),
+        )
+        once, cancelled = (
+            stuck(client, OURS, state=StateType.RUNNING),
+            stuck(client, OURS, GOES_ON, state=StateType.CANCELLING),
+        )
+        others = (
+            stuck(client, GOES_ON, state=StateType.RUNNING),
+            stuck(client, OURS, state=StateType.RUNNING, deployed=False),
+        )
+        assert sorted(take_up(client)) == sorted(run.name for run in (*ours, once, cancelled))
+        assert [state_of(client, run) for run in (*ours, once, cancelled, *others)] == [
+            "AwaitingRetry", "AwaitingRetry", "Crashed", "Cancelled", "Running", "Running",
+        ]  # fmt: skip
+        assert take_up(client) == []
 
 
 def test_it_is_done_beside_what_is_served(prefect_api: PrefectServer, monkeypatch: pytest.MonkeyPatch) -> None:

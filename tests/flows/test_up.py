@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.core.errors import ServiceError
 from tests.project import Project
 
 
@@ -42,6 +43,8 @@ def test_up_is_found_by_others_and_leaves_nothing_running(
     assert json.loads(project("tuneline", "models", "list", "--json").stdout) == []
     with urllib.request.urlopen(f"{address}/api/health") as answer:
         assert answer.status == 200  # the command used these services and left them alone
+    refused = project("tuneline", "up", code=ServiceError.exit_code).stderr
+    assert "another one serves this checkout already" in refused
     time.sleep(1)
     up.send_signal(number)
     _, err = up.communicate(timeout=60)
