@@ -24,7 +24,7 @@ def main(arguments: argparse.Namespace) -> int:
     own = "PREFECT_API_URL" not in os.environ
     with (
         _alone(),
-        services(store=True, prefect=True, port=arguments.port, usual=USUAL_PORT) as settings,
+        services(store=True, prefect=True, port=arguments.port, usual=USUAL_PORT),
         _page(metrics_port) as page,
     ):
         from prefect.client.orchestration import get_client
@@ -32,7 +32,7 @@ def main(arguments: argparse.Namespace) -> int:
         from flows import automations, comebacks, parent
         from tasks.storage.registry import Registry
 
-        print(f"Prefect UI: {settings.get('PREFECT_UI_URL', os.environ['PREFECT_API_URL'])}")
+        print(f"Prefect UI: {os.environ['PREFECT_API_URL'].removesuffix('/api')}")
         print(f"registry:   {Registry.open(os.environ).store.url} at {os.environ.get('AWS_ENDPOINT_URL_S3', 'AWS')}")
         landing = os.environ.get("TUNELINE_LANDING")
         print(
