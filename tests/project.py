@@ -54,7 +54,7 @@ class Project:
 
     def __call__(self, *command: str, code: int = 0, **more: str) -> subprocess.CompletedProcess[str]:
         process = self.start(*command, **more)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=900)
         assert process.returncode == code, f"{command} ended with {process.returncode}:\n{out}\n{err}"
         assert "Traceback" not in err
         return subprocess.CompletedProcess(command, process.returncode, out, err)
