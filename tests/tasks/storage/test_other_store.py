@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -36,14 +37,19 @@ def registry(store: Store) -> Registry:
     return alone(store)
 
 
+def after(minutes: int) -> datetime:
+    """What is logged at the same moment has no order."""
+    return NOW + timedelta(minutes=minutes)
+
+
 def test_the_life_of_a_model(registry: Registry, tmp_path: Path) -> None:
     one, two = (publish(registry, tmp_path, number) for number in (1, 2))
     assert publish(registry, tmp_path, 1) == one and [v.number for v in registry.versions("m")] == [1, 2]
-    assert registry.aliases.promote(one, "champion", who="a", why="first", now=NOW, expect=NOWHERE).made
+    assert registry.aliases.promote(one, "champion", who="a", why="first", now=after(1), expect=NOWHERE).made
     with pytest.raises(ConflictError, match="no longer names no version"):
-        registry.aliases.promote(two, "champion", who="b", why="late", now=NOW, expect=NOWHERE)
-    assert registry.aliases.promote(two, "champion", who="b", why="better", now=NOW, expect=1).made
-    assert registry.aliases.rollback("m", "champion", who="a", why="worse", now=NOW).alias.version == 1
+        registry.aliases.promote(two, "champion", who="b", why="late", now=after(1), expect=NOWHERE)
+    assert registry.aliases.promote(two, "champion", who="b", why="better", now=after(2), expect=1).made
+    assert registry.aliases.rollback("m", "champion", who="a", why="worse", now=after(3)).alias.version == 1
     registry.pull(registry.find("m@champion"), "merged", tmp_path / "pulled")
     assert (tmp_path / "pulled" / "own").read_bytes() == b"1"
     assert [entry.action for entry in registry.log("m")] == ["publish", "publish", "promote", "promote", "rollback"]
