@@ -25,6 +25,7 @@ def project(tmp_path: Path, tiny_base: Path, services: dict[str, str]) -> Projec
     return made
 
 
+@pytest.mark.slow
 def test_a_killed_training_resumes_and_ends_with_the_same_bytes(project: Project, tmp_path: Path) -> None:
     """kill -9 of the training step in the middle of a run, which begins it again."""
     slow = ["--set", "train.epochs=30"]

@@ -150,6 +150,7 @@ def test_a_cancelled_run_ends_whole_and_leaves_its_checkpoint(machine: Machine) 
     assert until(lambda: held(machine.server) == 0, seconds=120)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("machine", [SHORT], indirect=True)
 def test_a_killed_flow_is_the_same_run_again(machine: Machine) -> None:
     run = begun(machine)

@@ -128,6 +128,7 @@ def test_a_store_that_refuses_is_one_message(project: Project, changes: dict[str
     assert says in refused.splitlines()[-1] and "fetch" not in refused and "wrongwrong" not in refused
 
 
+@pytest.mark.slow
 def test_after_a_hand_made_repro_the_flow_has_nothing_to_run_and_all_can_be_made_again(project: Project) -> None:
     """The version was made with a change that nobody committed, which it brings along."""
     step = project.folder / "tasks" / "report.py"
