@@ -51,15 +51,13 @@ def bring_back(client: SyncPrefectClient, now: datetime) -> list[str]:
 
 
 def take_up(client: SyncPrefectClient) -> list[str]:
-    """What another worker of this server had begun, now that it is known to be gone: crashed, and begun again where that
-    can be done at any point; a run that was being cancelled is. Their names."""
+    """What another worker of this server had begun, now that it is known to be gone, has crashed, and goes on as such a run
+    does; a run that was being cancelled is. Their names."""
     left = [run for run in client.read_flow_runs(flow_run_filter=BEGUN) if run.state and not run.work_pool_name]
     for run in left:
         cancelled = run.state_type == StateType.CANCELLING
         ended = State(type=StateType.CANCELLED if cancelled else StateType.CRASHED, message="its worker was killed")
         client.set_flow_run_state(run.id, ended)
-        if GOES_ON in run.tags and not cancelled:
-            client.set_flow_run_state(run.id, State.model_validate(AGAIN), force=True)
     return [run.name for run in left]
 
 

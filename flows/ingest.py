@@ -8,6 +8,7 @@ from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from flows import arrivals, metrics, parent, policy
@@ -21,7 +22,7 @@ from tasks.storage.corpus import Corpus
 @flow(name="ingest", task_runner=policy.task_runner(), persist_result=False)
 def ingest() -> State[Any]:
     """Take in every file that has landed in TUNELINE_LANDING, then decide whether a training is due."""
-    parent.watch(os.environ)
+    parent.watch(os.environ, flow_run.id)
     try:
         chosen = params.load()
         if "TUNELINE_LANDING" not in os.environ:

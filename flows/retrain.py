@@ -49,7 +49,7 @@ def retrain(
     params: those of params.yaml unless given. data: a version of the corpus, `v3` or `latest`, in place of the one that
     lies here. when: new: only if rows have arrived that no run has taken; due: only if the rules of `trigger` say so too.
     """
-    parent.watch(os.environ)
+    parent.watch(os.environ, flow_run.id)
     checkout = Path.cwd()
     try:
         written = _params_of(checkout)

@@ -46,6 +46,7 @@ def main(arguments: argparse.Namespace) -> int:
         if own:  # nobody else begins runs on this server, and those of a killed worker ended with it
             with get_client(sync_client=True) as client:
                 comebacks.take_up(client)
+        parent.begin()
         os.environ.update(automations.HEARTBEAT, **{parent.VARIABLE: str(os.getpid())})  # for the runs that it starts
         print("Ctrl-C stops all of it.", flush=True)
         _serve(queue, landing=landing is not None)

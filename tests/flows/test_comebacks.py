@@ -72,7 +72,7 @@ def test_what_a_killed_worker_had_begun_is_taken_up() -> None:
         )
         assert sorted(take_up(client)) == sorted(run.name for run in (*ours, once, cancelled))
         assert [state_of(client, run) for run in (*ours, once, cancelled, *others)] == [
-            "AwaitingRetry", "AwaitingRetry", "Crashed", "Cancelled", "Running", "Running",
+            "Crashed", "Crashed", "Crashed", "Cancelled", "Running", "Running",
         ]  # fmt: skip
         assert take_up(client) == []
 
