@@ -9,32 +9,29 @@ worker was killed before it began sent no heartbeat that could be missed.
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import State, StateType
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from flows.automations import AGAIN, GOES_ON, OURS
 
 LOOK_SECONDS = 15.0
-PATIENCE = {StateType.CRASHED: timedelta(seconds=30), StateType.PENDING: timedelta(minutes=3)}
+PATIENCE = {StateType.CRASHED: timedelta(seconds=30), StateType.PENDING: timedelta(minutes=1)}
 """How long such a run is left to the server and the worker."""
+ENDS = {StateType.RUNNING: StateType.CRASHED, StateType.CANCELLING: StateType.CANCELLED}
 
 FORGOTTEN = FlowRunFilter.model_validate({
     "tags": {"all_": [OURS, GOES_ON]}, "state": {"type": {"any_": list(PATIENCE)}}, "deployment_id": {"is_null_": False},
 })  # fmt: skip
 """A run without a deployment has nobody who would begin it again; in a work pool, waiting for a machine may take hours."""
-
-BEGUN = FlowRunFilter.model_validate({
-    "tags": {"all_": [OURS]}, "state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}},
-    "deployment_id": {"is_null_": False},
-})  # fmt: skip
 
 
 def bring_back(client: SyncPrefectClient, now: datetime) -> list[str]:
@@ -50,15 +47,16 @@ def bring_back(client: SyncPrefectClient, now: datetime) -> list[str]:
     return [run.name for run in runs]
 
 
-def take_up(client: SyncPrefectClient) -> list[str]:
-    """What another worker of this server had begun, now that it is known to be gone, has crashed, and goes on as such a run
-    does; a run that was being cancelled is. Their names."""
-    left = [run for run in client.read_flow_runs(flow_run_filter=BEGUN) if run.state and not run.work_pool_name]
-    for run in left:
-        cancelled = run.state_type == StateType.CANCELLING
-        ended = State(type=StateType.CANCELLED if cancelled else StateType.CRASHED, message="its worker was killed")
-        client.set_flow_run_state(run.id, ended)
-    return [run.name for run in left]
+def take_up(client: SyncPrefectClient, runs: Iterable[UUID]) -> None:
+    """Of runs whose processes are gone: one that went on has crashed, and goes on as such a run does; one that was being
+    cancelled is. Nobody else would say so of a run that ended before its first heartbeat."""
+    for run in runs:
+        try:
+            state = client.read_flow_run(run).state
+        except ObjectNotFound:  # another server's, or deleted
+            continue
+        if state and state.type in ENDS:
+            client.set_flow_run_state(run, State(type=ENDS[state.type], message="its worker was killed"))
 
 
 @contextmanager

@@ -37,8 +37,13 @@ def watch(environ: Mapping[str, str], run: UUID | str | None) -> None:
     threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
 
 
+def left() -> list[UUID]:
+    """The runs of earlier ones that served this checkout. None of their processes is there any more."""
+    return [UUID(lock.name) for lock in LOCKS.glob("*-*-*-*-*")]
+
+
 def begin() -> None:
-    """For the one that is about to serve: no run of another one goes on."""
+    """For the one that is about to serve, and knows what was left."""
     shutil.rmtree(LOCKS, ignore_errors=True)
 
 

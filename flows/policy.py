@@ -23,9 +23,13 @@ COMEBACKS = 50
 """How often a run that crashed is begun again; one that ends its own process every time must not go on for ever."""
 
 
+TRIED_AGAIN = (TransientError, Killed)
+"""What another try may cure."""
+
+
 def may_go_better(_task: Task[..., Any], _run: object, state: State[Any]) -> bool:
     """Whether another try may: after the network, throttling or a kill, never after bad data, params or a bad model."""
-    return isinstance(state.data, TransientError | Killed)
+    return isinstance(state.data, TRIED_AGAIN)
 
 
 def as_task(function: Callable[..., Any], name: str) -> Any:

@@ -24,7 +24,7 @@ from flows.supervise import Event
 from flows.workspace import Workspace, bring_back, workspace
 from tasks import publish
 from tasks.core import layout, params
-from tasks.core.errors import ConflictError, ModelError, TransientError, TunelineError
+from tasks.core.errors import ConflictError, ModelError, TunelineError
 from tasks.core.params import Params
 from tasks.core.verdict import Ruling
 from tasks.storage.checkout import current
@@ -140,7 +140,7 @@ def _publish(run: Workspace, chosen: Params, seconds: dict[str, float], futures:
         into = Registry.open(os.environ)
         try:
             return publish.publish_from(chosen.publish, run.root, run.snapshot, seconds, into)
-        except TransientError:
+        except policy.TRIED_AGAIN:
             raise
         except TunelineError as error:
             return Failed(message=f"publish: {error}")
@@ -153,7 +153,7 @@ def _promote(run: Workspace, published: Published) -> Event | State[Any]:
     words = ("tasks.promote", "--version", published.version.reference, "--workspace", ".")
     try:
         return stages.supervised(run, "promote", *words)
-    except TransientError:
+    except policy.TRIED_AGAIN:
         raise
     except TunelineError as error:
         return Failed(message=f"promote: {published.version.reference} is registered, but was not judged: {error}")

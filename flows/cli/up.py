@@ -21,7 +21,6 @@ from tasks.storage.queue import Queue
 
 def main(arguments: argparse.Namespace) -> int:
     metrics_port, queue = exposition.port_of(os.environ), _queue()
-    own = "PREFECT_API_URL" not in os.environ
     with (
         _alone(),
         services(store=True, prefect=True, port=arguments.port, usual=USUAL_PORT),
@@ -43,9 +42,8 @@ def main(arguments: argparse.Namespace) -> int:
         if page:
             print(f"metrics:    {page}")
         automations.install(os.environ, params.load().limits)
-        if own:  # nobody else begins runs on this server, and those of a killed worker ended with it
-            with get_client(sync_client=True) as client:
-                comebacks.take_up(client)
+        with get_client(sync_client=True) as client:
+            comebacks.take_up(client, parent.left())
         parent.begin()
         os.environ.update(automations.HEARTBEAT, **{parent.VARIABLE: str(os.getpid())})  # for the runs that it starts
         print("Ctrl-C stops all of it.", flush=True)

@@ -13,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from tasks.core.errors import DataError, ParamsError, StageFailed, StorageError
+from tasks.core.errors import DataError, ParamsError, StageFailed, StorageError, TransientError
 from tasks.core.layout import HOME, RAW
 from tasks.storage.process import abandoned, owned
 
@@ -186,7 +186,7 @@ class Scratch:
 
     @contextmanager
     def _open(self) -> Generator[Any]:
-        from dvc.exceptions import DvcException
+        from dvc.exceptions import DvcException, FileTransferError
         from dvc.repo import Repo
 
         logging.getLogger("dvc").setLevel(logging.CRITICAL)
@@ -194,6 +194,10 @@ class Scratch:
         try:
             with chdir(self.root), Repo(str(self.root), config=remote) as repo:
                 yield repo
+        except FileTransferError as error:  # DVC says of how many files, and not why
+            raise TransientError(
+                f"the shards in {self.remote}: {error}; run the command again; if it repeats, check the AWS_* variables"
+            ) from None
         except (DvcException, OSError) as error:
             raise StorageError(
                 f"the shards in {self.remote}: {error}; check the AWS_* variables, then run the command again"

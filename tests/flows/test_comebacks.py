@@ -56,25 +56,12 @@ def test_the_forgotten_go_on_and_no_others(kind: StateType) -> None:
 
 @pytest.mark.usefixtures("prefect_api")
 def test_what_a_killed_worker_had_begun_is_taken_up() -> None:
+    kinds = [StateType.RUNNING, StateType.CANCELLING, StateType.COMPLETED, StateType.SCHEDULED]
     with get_client(sync_client=True) as client:
-        take_up(client)  # what other tests left
-        ours = (
-            stuck(client, OURS, GOES_ON, state=StateType.RUNNING),
-            stuck(client, OURS, GOES_ON, state=StateType.PENDING),
-        )
-        once, cancelled = (
-            stuck(client, OURS, state=StateType.RUNNING),
-            stuck(client, OURS, GOES_ON, state=StateType.CANCELLING),
-        )
-        others = (
-            stuck(client, GOES_ON, state=StateType.RUNNING),
-            stuck(client, OURS, state=StateType.RUNNING, deployed=False),
-        )
-        assert sorted(take_up(client)) == sorted(run.name for run in (*ours, once, cancelled))
-        assert [state_of(client, run) for run in (*ours, once, cancelled, *others)] == [
-            "Crashed", "Crashed", "Crashed", "Cancelled", "Running", "Running",
-        ]  # fmt: skip
-        assert take_up(client) == []
+        other, *runs = [stuck(client, OURS, state=kind) for kind in (StateType.RUNNING, *kinds)]
+        take_up(client, [uuid.uuid4(), *(run.id for run in runs)])
+        found = [state_of(client, run) for run in (other, *runs)]
+    assert found == ["Running", "Crashed", "Cancelled", "Completed", "Scheduled"]
 
 
 def test_it_is_done_beside_what_is_served(prefect_api: PrefectServer, monkeypatch: pytest.MonkeyPatch) -> None:
