@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core import manifest
+from tasks.core.manifest import FileEntry
 from tests.project import Project
 from tests.serving import Server, flows, kill, processes, serving, until
 from tests.tiny import write_rows
@@ -35,9 +36,10 @@ def made(folder: Path, base: Path, epochs: int) -> Project:
     )
 
 
-def adapter(project: Project, folder: Path) -> str:
+def adapter(project: Project, folder: Path) -> dict[str, FileEntry]:
+    """Its files, without what the manifest says of where the rows came from."""
     project("tuneline", "models", "pull", "phoenix@v1", "--part", "adapter", "--to", str(folder))
-    return manifest.verify(folder).digest
+    return dict(manifest.verify(folder).files)
 
 
 class Machine:
@@ -90,7 +92,7 @@ def begun(machine: Machine) -> str:
     return str(run)
 
 
-def undisturbed(tmp_path: Path, base: Path) -> str:
+def undisturbed(tmp_path: Path, base: Path) -> dict[str, FileEntry]:
     other = made(tmp_path / "undisturbed", base, LONG)
     other("tuneline", "data", "ingest", str(write_rows(tmp_path / "alone" / "day1.jsonl", ROWS)))
     other.run()
