@@ -31,11 +31,11 @@ ENDS = {StateType.RUNNING: StateType.CRASHED, StateType.CANCELLING: StateType.CA
 FORGOTTEN = FlowRunFilter.model_validate({
     "tags": {"all_": [OURS, GOES_ON]}, "state": {"type": {"any_": list(PATIENCE)}}, "deployment_id": {"is_null_": False},
 })  # fmt: skip
-"""A run without a deployment has nobody who would begin it again; in a work pool, waiting for a machine may take hours."""
+"""A run without a deployment has nobody who would begin it again."""
 
 
 def bring_back(client: SyncPrefectClient, now: datetime) -> list[str]:
-    """Begin the forgotten runs again; their names."""
+    """Begin the forgotten runs again; their names. Not those of a work pool, where waiting for a machine may take hours."""
     found = client.read_flow_runs(flow_run_filter=FORGOTTEN)
     runs = [
         run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
 import shutil
@@ -32,13 +33,15 @@ def watch(environ: Mapping[str, str], run: UUID | str | None) -> None:
     if environ.get(VARIABLE) != str(os.getppid()):
         return
     LOCKS.mkdir(parents=True, exist_ok=True)
-    if not _locks.enter_context(held(LOCKS / str(run), fcntl.LOCK_EX | fcntl.LOCK_NB)):
+    lock = LOCKS / str(run)
+    if not _locks.enter_context(held(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)):
         os._exit(0)  # no end of the run is told
+    atexit.register(lock.unlink, missing_ok=True)  # what stays is left by those that were killed
     threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
 
 
 def left() -> list[UUID]:
-    """The runs of earlier ones that served this checkout. None of their processes is there any more."""
+    """The runs whose processes were killed, and of which nobody may have told the server."""
     return [UUID(lock.name) for lock in LOCKS.glob("*-*-*-*-*")]
 
 

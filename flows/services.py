@@ -25,9 +25,11 @@ LOGGING = {
 
 
 @contextmanager
-def services(*, store: bool = False, prefect: bool = False, **where: int | None) -> Generator[dict[str, str]]:
+def services(
+    *, store: bool = False, prefect: bool = False, port: int | None = None, usual: int | None = None
+) -> Generator[dict[str, str]]:
     """Have them for as long as the block lasts; what they need is in `os.environ` meanwhile, and yielded.
-    `where`: the `port` or the `usual` port of the Prefect server.
+    The Prefect server of one's own listens on `port`, else on the `usual` one where it is free.
 
     ServiceError: an embedded one did not start.
     """
@@ -38,7 +40,7 @@ def services(*, store: bool = False, prefect: bool = False, **where: int | None)
     if named:
         wanted.append(s3(home))
     if prefect and "PREFECT_API_URL" not in os.environ:
-        wanted.append(prefect_server(home, **where))
+        wanted.append(prefect_server(home, port, usual))
     before = dict(os.environ)
     with ExitStack() as stack, ThreadPoolExecutor(max_workers=2) as pool:
         settings = LOGGING | named

@@ -47,9 +47,11 @@ def test_a_run_has_one_process_until_that_is_gone(tmp_path: Path) -> None:
     first.communicate()
     third = begin(tmp_path, "one", os.getpid())
     assert says(third) == "runs"
+    assert {lock.name for lock in (tmp_path / parent.LOCKS).iterdir()} == {"one", "two"}
     for process in (other, third):
         process.communicate()
         assert process.returncode == 0
+    assert not list((tmp_path / parent.LOCKS).iterdir())
 
 
 def test_a_process_that_nobody_serves_is_left_alone(tmp_path: Path) -> None:
