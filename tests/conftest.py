@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +95,22 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Generator[PrefectSe
         }
         with temporary_settings(ours):
             yield server
+
+
+@pytest.fixture
+def no_automations(prefect_api: PrefectServer) -> Iterator[None]:
+    """The session's Prefect server does nothing by itself, whatever another test had it told."""
+    from prefect.client.orchestration import get_client
+
+    def forget() -> None:
+        with get_client(sync_client=True) as client:
+            for automation in client.read_automations():
+                client.delete_automation(automation.id)
+
+    assert prefect_api
+    forget()
+    yield
+    forget()
 
 
 @pytest.fixture(scope="session")

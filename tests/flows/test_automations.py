@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.blocks.system import Secret
@@ -12,19 +10,13 @@ from prefect.events.schemas.automations import Automation
 
 from flows import automations
 from flows.automations import NOTICE, NOTIFY, OURS, install
-from flows.server import PrefectServer
 from tasks.core.errors import ParamsError
 from tasks.core.rules import LimitsParams
 
 ALWAYS = [f"{OURS}: a silent run has crashed", f"{OURS}: a crashed run goes on", f"{OURS}: nobody approved"]
 
 
-@pytest.fixture(autouse=True)
-def alone(prefect_api: PrefectServer) -> Iterator[None]:
-    yield
-    with get_client(sync_client=True) as client:
-        for automation in there():
-            client.delete_automation(automation.id)
+pytestmark = pytest.mark.usefixtures("no_automations")
 
 
 def there() -> list[Automation]:

@@ -13,7 +13,9 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from flows import comebacks
 from flows.automations import GOES_ON, OURS
 from flows.comebacks import PATIENCE, bring_back, take_up
-from flows.server import PrefectServer
+
+pytestmark = pytest.mark.usefixtures("no_automations")
+"""An automation would bring a crashed run back before we can."""
 
 
 def nothing() -> None:
@@ -40,7 +42,6 @@ def state_of(client: SyncPrefectClient, run: FlowRun) -> str | None:
 
 
 @pytest.mark.parametrize("kind", list(PATIENCE), ids=lambda kind: kind.value)
-@pytest.mark.usefixtures("prefect_api")
 def test_the_forgotten_go_on_and_no_others(kind: StateType) -> None:
     with get_client(sync_client=True) as client:
         ours = stuck(client, OURS, GOES_ON, state=kind)
@@ -54,7 +55,6 @@ def test_the_forgotten_go_on_and_no_others(kind: StateType) -> None:
         assert bring_back(client, later) == []
 
 
-@pytest.mark.usefixtures("prefect_api")
 def test_what_a_killed_worker_had_begun_is_taken_up() -> None:
     kinds = [StateType.RUNNING, StateType.CANCELLING, StateType.COMPLETED, StateType.SCHEDULED]
     with get_client(sync_client=True) as client:
@@ -64,10 +64,9 @@ def test_what_a_killed_worker_had_begun_is_taken_up() -> None:
     assert found == ["Running", "Crashed", "Cancelled", "Completed", "Scheduled"]
 
 
-def test_it_is_done_beside_what_is_served(prefect_api: PrefectServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_done_beside_what_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comebacks, "LOOK_SECONDS", 0.1)
     monkeypatch.setitem(PATIENCE, StateType.CRASHED, timedelta(0))
-    assert prefect_api
     with get_client(sync_client=True) as client, comebacks.beside():
         run = stuck(client, OURS, GOES_ON)
         deadline = datetime.now(UTC) + timedelta(seconds=60)
