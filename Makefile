@@ -37,13 +37,13 @@ $(VENV)/.extras: $(VENV)/.installed
 	touch $@
 
 # A file stays in one process: what its tests share is made once.
-test: $(VENV)/.extras lint ## lint, types, import contracts, tests
+test: lint ## lint, types, import contracts, tests
 	pytest -n 2 --dist loadfile
 
-test-all: $(VENV)/.extras lint ## also the slow ones
+test-all: lint ## also the slow ones
 	pytest -n 2 --dist loadfile -m ''
 
-lint: install
+lint: $(VENV)/.extras
 	ruff check .
 	ruff format --check .
 	lint-imports --no-cache > /dev/null || lint-imports --no-cache
