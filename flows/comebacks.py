@@ -1,9 +1,10 @@
-"""Whom the server forgot: a run of the line that crashed, or never began, and that nothing has brought back. Looked for
-beside `tuneline up`.
+"""Whom the server forgot: a run of the line that crashed, or never began, and that nothing has brought back; and whom it
+brings back for ever. Looked for beside `tuneline up`.
 
 The automation (flows/automations.py) does it at once, where its event is evaluated. On SQLite, Prefect 3.8.8 gives an event up
 whose evaluation met a busy database four times, and puts off for 15 minutes what follows on the same run. And a run whose
-worker was killed before it began sent no heartbeat that could be missed.
+worker was killed before it began sent no heartbeat that could be missed. An automation does not count: a run whose process
+ends before the flow does (a worktree that can't be imported) would crash and be begun again until somebody looks.
 """
 
 from __future__ import annotations
@@ -22,29 +23,39 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from flows.automations import AGAIN, GOES_ON, OURS
+from flows.policy import COMEBACKS
 
 LOOK_SECONDS = 15.0
 PATIENCE = {StateType.CRASHED: timedelta(seconds=30), StateType.PENDING: timedelta(minutes=1)}
 """How long such a run is left to the server and the worker."""
 ENDS = {StateType.RUNNING: StateType.CRASHED, StateType.CANCELLING: StateType.CANCELLED}
 
-FORGOTTEN = FlowRunFilter.model_validate({
-    "tags": {"all_": [OURS, GOES_ON]}, "state": {"type": {"any_": list(PATIENCE)}}, "deployment_id": {"is_null_": False},
+STRAYS = FlowRunFilter.model_validate({
+    "tags": {"all_": [OURS, GOES_ON]}, "deployment_id": {"is_null_": False},
+    "state": {"operator": "or_", "type": {"any_": list(PATIENCE)}, "name": {"any_": [AGAIN["name"]]}},
 })  # fmt: skip
-"""A run without a deployment has nobody who would begin it again."""
+"""Runs on their way back, or forgotten. One without a deployment has nobody who would begin it again."""
 
 
 def bring_back(client: SyncPrefectClient, now: datetime) -> list[str]:
-    """Begin the forgotten runs again; their names. Not those of a work pool, where waiting for a machine may take hours."""
-    found = client.read_flow_runs(flow_run_filter=FORGOTTEN)
-    runs = [
-        run
-        for run in found
-        if run.state and not run.work_pool_name and now - run.state.timestamp > PATIENCE[run.state.type]
-    ]
-    for run in runs:
-        client.set_flow_run_state(run.id, State.model_validate(AGAIN), force=True)
-    return [run.name for run in runs]
+    """Begin the forgotten runs again, and end those that have come back too often; their names. Not those of a work pool,
+    where waiting for a machine may take hours."""
+    found: list[str] = []
+    for run in client.read_flow_runs(flow_run_filter=STRAYS):
+        if run.state is None or run.work_pool_name:
+            continue
+        if sum(state.name == AGAIN["name"] for state in client.read_flow_run_states(run.id)) > COMEBACKS:
+            state = State(
+                type=StateType.FAILED,
+                message=f"it crashed more than {COMEBACKS} times: the log of `tuneline up` says why",
+            )
+        elif run.state.type in PATIENCE and now - run.state.timestamp > PATIENCE[run.state.type]:
+            state = State.model_validate(AGAIN)
+        else:
+            continue
+        client.set_flow_run_state(run.id, state, force=True)
+        found.append(run.name)
+    return found
 
 
 def take_up(client: SyncPrefectClient, runs: Iterable[UUID]) -> None:

@@ -55,6 +55,21 @@ def test_the_forgotten_go_on_and_no_others(kind: StateType) -> None:
         assert bring_back(client, later) == []
 
 
+def test_a_run_that_never_begins_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comebacks, "COMEBACKS", 2)
+    with get_client(sync_client=True) as client:
+        run = stuck(client, OURS, GOES_ON)
+        later = datetime.now(UTC) + timedelta(minutes=1)
+        for _ in range(3):
+            client.set_flow_run_state(run.id, State(type=StateType.CRASHED), force=True)
+            assert bring_back(client, later) == [run.name]
+            assert state_of(client, run) == "AwaitingRetry"
+        assert bring_back(client, later) == [run.name]
+        ended = client.read_flow_run(run.id).state
+        assert ended and ended.type is StateType.FAILED and "more than 2 times" in str(ended.message)
+        assert bring_back(client, later) == []
+
+
 def test_what_a_killed_worker_had_begun_is_taken_up() -> None:
     kinds = [StateType.RUNNING, StateType.CANCELLING, StateType.COMPLETED, StateType.SCHEDULED]
     with get_client(sync_client=True) as client:
