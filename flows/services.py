@@ -9,13 +9,15 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from flows.server import prefect_server
+from flows import server
 from tasks.core import layout
 from tasks.storage.embedded import s3
 from tasks.storage.registry import DEFAULT_REGISTRY
 
 USUAL_PORT = 4200
 """Prefect's own: where it is free, the UI of `tuneline up` has the same address tomorrow."""
+SIGN_IN = layout.HOME / "prefect" / server.SIGN_IN
+"""What the UI of a server of our own asks for stands here."""
 LOGGING = {
     "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s %(message)s",
     "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "%(asctime)s %(task_run_name)s: %(message)s",
@@ -40,7 +42,7 @@ def services(
     if named:
         wanted.append(s3(home))
     if prefect and "PREFECT_API_URL" not in os.environ:
-        wanted.append(prefect_server(home, port, usual))
+        wanted.append(server.prefect_server(home, port, usual))
     before = dict(os.environ)
     with ExitStack() as stack, ThreadPoolExecutor(max_workers=2) as pool:
         settings = LOGGING | named

@@ -81,6 +81,7 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Generator[PrefectSe
         for variable, value in server.environment().items():
             patch.setenv(variable, value)
         from prefect.settings import (
+            PREFECT_API_AUTH_STRING,
             PREFECT_API_URL,
             PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
             PREFECT_HOME,
@@ -90,6 +91,7 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Generator[PrefectSe
         # For a Prefect that was imported before this fixture. The heartbeat costs every flow run a second.
         ours: dict[Any, Any] = {
             PREFECT_API_URL: server.api_url,
+            PREFECT_API_AUTH_STRING: server.sign_in,
             PREFECT_HOME: server.home,
             PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http
 import json
 import os
@@ -19,6 +20,7 @@ from typing import Any
 
 from flows.arrivals import LANDED, READY
 from flows.deployments import listed
+from flows.services import SIGN_IN
 from tests.project import Project
 
 SECONDS = 900.0
@@ -26,17 +28,20 @@ FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
 class Server:
-    """The Prefect server at an address; `told`: what `tuneline up` says at its start, by name."""
+    """The Prefect server at an address; `sign_in`: the words that it asks for; `told`: what `tuneline up` says at its
+    start, by name."""
 
-    def __init__(self, address: str, told: Mapping[str, str] | None = None) -> None:
-        self.api, self.told = f"{address}/api", told or {}
+    def __init__(self, address: str, sign_in: str = "", told: Mapping[str, str] | None = None) -> None:
+        self.api, self.sign_in, self.told = f"{address}/api", sign_in, told or {}
+        self._headers = {"Content-Type": "application/json"}
+        if sign_in:
+            self._headers["Authorization"] = f"Basic {base64.b64encode(sign_in.encode()).decode()}"
 
     def post(self, path: str, value: Any) -> Any:
-        body = json.dumps(value).encode()
-        return self._asked(urllib.request.Request(f"{self.api}{path}", body, {"Content-Type": "application/json"}))
+        return self._asked(urllib.request.Request(f"{self.api}{path}", json.dumps(value).encode(), self._headers))
 
     def get(self, path: str) -> Any:
-        return self._asked(urllib.request.Request(f"{self.api}{path}"))
+        return self._asked(urllib.request.Request(f"{self.api}{path}", headers=self._headers))
 
     def _asked(self, request: urllib.request.Request) -> Any:
         """A server that is busy or not there is asked again, as by Prefect's own client."""
@@ -114,7 +119,8 @@ def serving(project: Project, **environment: str) -> Generator[tuple[Server, sub
         told = {
             name: value.strip() for name, _, value in (line.partition(":") for line in said.read_text().splitlines())
         }
-        server = Server(told["Prefect UI"], told)
+        file = project.folder / SIGN_IN
+        server = Server(told["Prefect UI"], file.read_text().strip() if "sign in" in told else "", told)
         until(lambda: len(server.post("/deployments/filter", {})) == len(listed()))
         yield server, process
     finally:

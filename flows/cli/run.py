@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flows.services import USUAL_PORT, flushed, services
+from flows.services import SIGN_IN, USUAL_PORT, flushed, services
 from tasks.core import layout, params
 from tasks.core.errors import StageFailed
 from tasks.core.params import Params
@@ -33,7 +33,7 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(outcome, indent=1))
     else:
-        _tell(outcome)
+        _tell(outcome, f" (sign in with what {SIGN_IN} holds)" if "PREFECT_API_URL" in settings else "")
     return 0
 
 
@@ -58,7 +58,7 @@ def _ui(settings: dict[str, str]) -> str:
     return settings["PREFECT_UI_URL"] if runs_on else f"http://127.0.0.1:{USUAL_PORT}"
 
 
-def _tell(outcome: dict[str, Any]) -> None:
+def _tell(outcome: dict[str, Any], sign_in: str) -> None:
     report = Path(outcome["report"])
     print()
     print(as_text(read_comparison(report)))
@@ -72,7 +72,7 @@ def _tell(outcome: dict[str, Any]) -> None:
     print(promotion["words"])
     print(f"{len(outcome['ran'])} stages ran, in {outcome['seconds_in_all']} s altogether")
     print(f"report: {report / 'index.html'}")
-    print(f"Prefect UI, while `tuneline up` runs: {outcome['ui']}")
+    print(f"Prefect UI, while `tuneline up` runs: {outcome['ui']}{sign_in}")
     print("next: tuneline models show " + version)
     print(f"      tuneline models pull {version} --to model")
     print("      tuneline up")

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from flows import exposition, listening
-from flows.services import USUAL_PORT, services
+from flows.services import SIGN_IN, USUAL_PORT, services
 from tasks.core import layout, params
 from tasks.core.errors import ServiceError, TransientError
 from tasks.storage.process import held
@@ -23,7 +23,7 @@ def main(arguments: argparse.Namespace) -> int:
     metrics_port, queue = exposition.port_of(os.environ), _queue()
     with (
         _alone(),
-        services(store=True, prefect=True, port=arguments.port, usual=USUAL_PORT),
+        services(store=True, prefect=True, port=arguments.port, usual=USUAL_PORT) as settings,
         _page(metrics_port) as page,
     ):
         from prefect.client.orchestration import get_client
@@ -32,6 +32,8 @@ def main(arguments: argparse.Namespace) -> int:
         from tasks.storage.registry import Registry
 
         print(f"Prefect UI: {os.environ['PREFECT_API_URL'].removesuffix('/api')}")
+        if "PREFECT_API_URL" in settings:  # a server of our own
+            print(f"sign in:    with what {SIGN_IN} holds")
         print(f"registry:   {Registry.open(os.environ).store.url} at {os.environ.get('AWS_ENDPOINT_URL_S3', 'AWS')}")
         landing = os.environ.get("TUNELINE_LANDING")
         print(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from tasks.core.errors import ServiceError, from_os_error
 from tasks.storage.guard import Probe
+from tasks.storage.private_file import kept
 from tasks.storage.service import Launch, Ports, Service, running
 
 IDENTITIES = "identities.json"
@@ -63,13 +63,12 @@ def s3(home: Path) -> Generator[S3]:
 
 def credentials(folder: Path) -> tuple[str, str]:
     """Access key and secret key. Law: every process sees the same pair, also when two ask for the first time at once."""
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
     path = folder / IDENTITIES
-    if not path.exists():
-        _create(path, json.dumps(_identities(f"TL{secrets.token_hex(9).upper()}", secrets.token_urlsafe(30)), indent=1))
+    text = kept(
+        path, lambda: json.dumps(_identities(f"TL{secrets.token_hex(9).upper()}", secrets.token_urlsafe(30)), indent=1)
+    )
     try:
-        pair = json.loads(path.read_bytes())["identities"][0]["credentials"][0]
+        pair = json.loads(text)["identities"][0]["credentials"][0]
         return pair["accessKey"], pair["secretKey"]
     except (ValueError, KeyError, IndexError, TypeError):
         raise ServiceError(f"{path} holds no credentials: remove it, and new ones are made; the data stay") from None
@@ -82,21 +81,6 @@ def _identities(access_key: str, secret_key: str) -> dict[str, object]:
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
     return {"identities": [owner]}
-
-
-def _create(path: Path, text: str) -> None:
-    """Whole or not at all, readable by nobody else, and never over a file that is there."""
-    new = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        os.link(new, path)
-    except FileExistsError:
-        pass  # another process was first: its pair counts
-    finally:
-        new.unlink()
 
 
 def _weed() -> str:

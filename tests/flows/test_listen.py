@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-import urllib.request
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from tasks.storage.queue import Queue
 from tests import amazon
 from tests.amazon import Amazon
 from tests.project import Project
+from tests.serving import Server, until
 
 SECONDS = 300.0
 
@@ -34,26 +34,20 @@ def aws(aws: Amazon) -> Amazon:
     return aws
 
 
-def events(api: str, bucket: str) -> list[dict[str, Any]]:
-    """The payloads of what was announced of a bucket."""
-    body = json.dumps({"filter": {"event": {"name": [LANDED]}}}).encode()
-    request = urllib.request.Request(f"{api}/events/filter", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request) as answer:
-        found = json.load(answer)["events"]
-    return [event["payload"] for event in found if bucket in event["payload"].get("buckets", ())]
+def seen(server: PrefectServer, bucket: str, count: int = 1) -> list[dict[str, Any]]:
+    """The payloads of what was announced of a bucket, once there are so many: the server writes what it has taken a little
+    later."""
+    asked = Server(server.ui_url, server.sign_in)
 
+    def there() -> list[dict[str, Any]]:
+        found = asked.post("/events/filter", {"filter": {"event": {"name": [LANDED]}}})["events"]
+        return [event["payload"] for event in found if bucket in event["payload"].get("buckets", ())]
 
-def seen(api: str, bucket: str, count: int = 1) -> list[dict[str, Any]]:
-    """The same, once there are so many: the server writes what it has taken a little later."""
-    deadline = time.monotonic() + SECONDS
-    while len(found := events(api, bucket)) < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    return found
+    return until(lambda: len(found := there()) >= count and found, SECONDS)
 
 
 def test_the_command_announces_what_lies_there_and_ends(
-    aws: Amazon, tmp_path: Path, tiny_base: Path, services: dict[str, str]
+    aws: Amazon, tmp_path: Path, tiny_base: Path, services: dict[str, str], prefect_api: PrefectServer
 ) -> None:
     environment = {**services, "TUNELINE_QUEUE": aws.url, "TUNELINE_LANDING": f"s3://{aws.bucket}/rows"}
     project = Project(tmp_path / "project", tiny_base, environment)
@@ -64,13 +58,13 @@ def test_the_command_announces_what_lies_there_and_ends(
     assert (told["announced"], told["count"], told["foreign"]) == (True, 2, [foreign])
     assert {file["key"] for file in told["files"]} == {"rows/a b+c.jsonl", "rows/tag-ü.jsonl"}
     assert f"warning: message {foreign}" in done.stderr and aws.waiting() == 1
-    (payload,) = seen(services["PREFECT_API_URL"], aws.bucket)
+    (payload,) = seen(prefect_api, aws.bucket)
     assert payload["count"] == 2 and sorted(payload["keys"]) == ["rows/a b+c.jsonl", "rows/tag-ü.jsonl"]
     assert project("tuneline", "listen", "--once").stdout == "nothing has landed\n"
 
 
 def test_the_command_goes_on_until_it_is_told_to_stop(
-    aws: Amazon, tmp_path: Path, tiny_base: Path, services: dict[str, str]
+    aws: Amazon, tmp_path: Path, tiny_base: Path, services: dict[str, str], prefect_api: PrefectServer
 ) -> None:
     environment = {**services, "TUNELINE_QUEUE": aws.url, "TUNELINE_LANDING": f"s3://{aws.bucket}/rows"}
     process = Project(tmp_path / "project", tiny_base, environment).start("tuneline", "listen")
@@ -82,7 +76,7 @@ def test_the_command_goes_on_until_it_is_told_to_stop(
     process.terminate()
     _, said = process.communicate(timeout=SECONDS)
     assert process.returncode == 0 and said == "stopped\n", said
-    assert [payload["keys"] for payload in seen(services["PREFECT_API_URL"], aws.bucket, 2)] == [["two"], ["one"]]
+    assert [payload["keys"] for payload in seen(prefect_api, aws.bucket, 2)] == [["two"], ["one"]]
 
 
 @pytest.mark.parametrize(
@@ -227,7 +221,7 @@ def test_a_foreign_message_is_warned_of_once_however_often_it_comes(aws: Amazon)
 def test_an_event_names_a_hundred_keys_and_counts_them_all(prefect_api: PrefectServer) -> None:
     bucket = uuid.uuid4().hex
     announce([Landed(bucket, f"{number:04}") for number in range(SHOWN + 7)])
-    (payload,) = seen(prefect_api.api_url, bucket)
+    (payload,) = seen(prefect_api, bucket)
     assert (payload["count"], payload["keys"][-1], len(payload["keys"])) == (107, "0099", 100)
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import socket
+import stat
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flows.server import PrefectServer, prefect_server
+from flows.server import SIGN_IN, PrefectServer, prefect_server
 from tasks.core.errors import ServiceError
 
 CLIENT = """
@@ -31,8 +34,9 @@ asyncio.run(main())
 """
 
 
-def get(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=60) as answer:
+def get(url: str, sign_in: str = "") -> Any:
+    headers = {"Authorization": f"Basic {base64.b64encode(sign_in.encode()).decode()}"} if sign_in else {}
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60) as answer:
         return json.load(answer)
 
 
@@ -64,10 +68,28 @@ def test_the_ui_finds_its_api_on_the_chosen_port(prefect_api: PrefectServer) -> 
 
 
 def test_it_tells_nobody_and_keeps_leases_on_disk(prefect_api: PrefectServer) -> None:
-    settings = get(f"{prefect_api.api_url}/admin/settings")["server"]
+    settings = get(f"{prefect_api.api_url}/admin/settings", prefect_api.sign_in)["server"]
     assert settings["analytics_enabled"] is False
     assert settings["concurrency"]["lease_storage"] == "prefect.server.concurrency.lease_storage.filesystem"
     assert settings["services"]["scheduler"]["enabled"] is True
+
+
+@pytest.mark.parametrize("words", ["", "admin:", "admin:guessed"])
+def test_without_its_password_nothing_is_told_or_done(prefect_api: PrefectServer, words: str) -> None:
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        get(f"{prefect_api.api_url}/admin/version", words)
+    assert get(f"{prefect_api.ui_url}/ui-settings")["auth"] == "BASIC", "the UI asks for it"
+    file = prefect_api.home / SIGN_IN
+    assert file.read_text().strip() == prefect_api.sign_in and stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert prefect_api.sign_in not in repr(prefect_api)
+
+
+@pytest.mark.parametrize("text", ["", "admin", "admin:\n"])
+def test_a_damaged_password_file_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "prefect").mkdir()
+    (tmp_path / "prefect" / SIGN_IN).write_text(text)
+    with pytest.raises(ServiceError, match="holds no USER:PASSWORD"), prefect_server(tmp_path):
+        pytest.fail("started without one")
 
 
 def test_the_session_is_set_up_for_it(prefect_api: PrefectServer) -> None:

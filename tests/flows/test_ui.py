@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.sync.client import connect
 
 from tests.project import ROOT, Project
 from tests.serving import Server, serving, until
@@ -50,13 +53,50 @@ class Browser:
         self._run(f"--screenshot={self._pictures / name}", path)
         return self._pictures / name
 
+    def sign_in(self, words: str) -> None:
+        """Have the profile remember what the login page would: by the protocol of Chromium's own developer tools."""
+        with subprocess.Popen(
+            self._command("--remote-debugging-port=0", "/login"), stderr=subprocess.DEVNULL
+        ) as process:
+            port_file = self._folder / "profile" / "DevToolsActivePort"
+            port = until(lambda: port_file.exists() and port_file.read_text().partition("\n")[0], seconds=60)
+            until(lambda: _evaluated(port, f"{self._address}/login", "document.readyState") == "complete", seconds=60)
+            kept = "localStorage.setItem('prefect-password', btoa({0})), localStorage.getItem('prefect-password')"
+            assert _evaluated(port, f"{self._address}/login", kept.format(json.dumps(words)))
+            _ask(until(lambda: _json(port, "version"))["webSocketDebuggerUrl"], "Browser.close")
+            process.wait(timeout=60)
+
     def _run(self, flag: str, path: str) -> str:
-        assert BROWSER is not None
-        command = [
-            BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size={SIZE}",
-            f"--user-data-dir={self._folder / 'profile'}", "--virtual-time-budget=20000", flag, f"{self._address}{path}",
-        ]  # fmt: skip
+        command = self._command("--virtual-time-budget=20000", flag, path)
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+
+    def _command(self, *flags_and_path: str) -> list[str]:
+        assert BROWSER is not None
+        *flags, path = flags_and_path
+        return [
+            BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size={SIZE}",
+            f"--user-data-dir={self._folder / 'profile'}", *flags, f"{self._address}{path}",
+        ]  # fmt: skip
+
+
+def _json(port: str, what: str) -> Any:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/{what}") as answer:
+        return json.load(answer)
+
+
+def _evaluated(port: str, page: str, expression: str) -> Any:
+    """The value of a JavaScript expression on the open page, None while there is no such page."""
+    for target in _json(port, "list"):
+        if target["url"] == page:
+            told = _ask(target["webSocketDebuggerUrl"], "Runtime.evaluate", expression=expression)
+            return told["result"].get("value")
+    return None
+
+
+def _ask(address: str, method: str, **params: Any) -> Any:
+    with connect(address) as socket:
+        socket.send(json.dumps({"id": 1, "method": method, "params": params}))
+        return json.loads(socket.recv(timeout=60))["result"]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +114,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Iterator[
         server.landed()
         run = str(until(lambda: server.runs("retrain"))[0]["id"])
         server.reach(run, "Suspended", "Failed", "Refused")
-        yield server, Browser(server.api.removesuffix("/api"), folder), run
+        browser = Browser(server.api.removesuffix("/api"), folder)
+        browser.sign_in(server.sign_in)
+        yield server, browser, run
 
 
 def test_the_run_says_model_data_and_method_and_what_it_waits_for(seen: tuple[Server, Browser, str]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.services import SIGN_IN
 from tasks.core.errors import ServiceError
 from tests.project import Project
 
@@ -35,8 +36,8 @@ def test_up_is_found_by_others_and_leaves_nothing_running(
     project = Project(tmp_path / "project", tiny_base, {})
     up = project.start("tuneline", "up")
     assert up.stdout is not None
-    lines = [up.stdout.readline() for _ in range(4)]
-    assert lines[3].startswith("Ctrl-C")
+    lines = [up.stdout.readline() for _ in range(5)]
+    assert lines[1].split()[-2] == str(SIGN_IN) and lines[4].startswith("Ctrl-C")
     address = lines[0].split()[-1]
     with urllib.request.urlopen(f"{address}/api/health") as answer:
         assert answer.status == 200
