@@ -123,7 +123,8 @@ def _leftovers(data: Path, ports: Ports) -> list[str]:
     grpc = {part: ports[f"{part}_grpc"] for part in ("master", "volume", "filer", "s3")}
     grpc["admin"] = ports["admin"] + ADMIN_GRPC
     sockets = [f"/tmp/seaweedfs-{part}-grpc-{port}.sock" for part, port in grpc.items()]  # noqa: S108  weed's own choice
-    return [*sockets, str(data / f"m{ports['master']}")]
+    own = [str(data.parent / f"{part}.sock") for part in ("s3", "filer")]
+    return [*sockets, *own, str(data / f"m{ports['master']}")]
 
 
 def _flags(ports: Ports) -> dict[str, str | int]:

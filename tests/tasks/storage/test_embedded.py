@@ -64,6 +64,7 @@ def test_the_first_write_of_a_new_store_succeeds_and_its_data_outlive_it(tmp_pat
         state = state_of(home)
     assert gone(state.server, 0)
     assert not [path for path in state.leftovers if Path(path).exists()]
+    assert not [path for path in home.rglob("*") if path.is_socket()]  # what copies or packs the folder fails at one
     with embedded_s3(home) as again:
         assert (again.access_key, again.secret_key) == (store.access_key, store.secret_key)
         client = connect(again.environment())
