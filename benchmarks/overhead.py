@@ -7,9 +7,11 @@ starts from an equal checkout and must make the same weights, byte for byte. Bes
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ ROWS = 60
 LIMIT_SECONDS = 1200.0
 BARE, DVC, LINE = "bare steps", "dvc repro", "tuneline run"
 AGAIN = {DVC: "dvc repro, nothing to do", LINE: "tuneline run, nothing to do"}
+SERVED = "tuneline run, nothing to do, a server up"
 START_ROUNDS, QUICK_START_ROUNDS = 20, 4
 
 
@@ -62,9 +65,12 @@ def _line(folder: Path, rounds: int) -> Findings:
     runs = comparison.runs
     added = _added(runs, len(template.stages)) if BARE in runs else {}
     inside = _inside(runs[LINE]) if LINE in runs else {}
-    tables = [*found.tables, *_added_table(added), *_inside_table(inside)]
-    absolute = {**found.absolute, "added to the bare steps": _json(added), "inside tuneline run": _flat(inside)}
-    return Findings(found.ratios, absolute, tables, found.failures)
+    served = _served(folder / f"done {LINE}", rounds)
+    tables = [*found.tables, *_added_table(added), *_inside_table(inside), *served.tables]
+    absolute = {
+        **found.absolute, **served.absolute, "added to the bare steps": _json(added), "inside tuneline run": _flat(inside),
+    }  # fmt: skip
+    return Findings(found.ratios, absolute, tables, {**found.failures, **served.failures})
 
 
 def _template(folder: Path) -> Template:
@@ -171,6 +177,26 @@ def _json(values: Mapping[str, Mapping[str, Figure]]) -> dict[str, Any]:
 
 def _flat(values: Mapping[str, Figure]) -> dict[str, Any]:
     return {name: figure.as_json() for name, figure in values.items()}
+
+
+def _served(place: Path, rounds: int) -> Findings:
+    """Where all is done, and `tuneline up` has the services running."""
+    contender = _command(SERVED, place, "tuneline", "run", "--json", made=lambda: _weights(place))
+    with _up(place):
+        return harness.findings("With a server up", harness.compare([contender], rounds))
+
+
+@contextmanager
+def _up(place: Path) -> Generator[None]:
+    environment = checkout.environment(place)
+    command = ["tuneline", "up"]
+    with subprocess.Popen(command, cwd=place, env=environment, stdout=subprocess.PIPE, text=True) as up:
+        try:
+            if not any(line.startswith("Ctrl-C") for line in up.stdout or ()):
+                raise Unprepared("tuneline up ended before it served")
+            yield
+        finally:
+            up.terminate()
 
 
 def _start(rounds: int) -> Findings:

@@ -17,7 +17,7 @@ Without any setting, everything runs on this machine: an S3 store and a Prefect 
 when a command needs them and stop with it. To use others, set:
 
   TUNELINE_REGISTRY   s3://BUCKET/PREFIX, with the usual AWS_* variables (AWS_ENDPOINT_URL_S3 for a store of your own)
-  PREFECT_API_URL     the address of a Prefect server
+  PREFECT_API_URL     the address of a Prefect server, PREFECT_API_AUTH_STRING what it asks for
   TUNELINE_LANDING    where new rows land: a folder or s3://BUCKET/PREFIX
   TUNELINE_QUEUE      URL of the SQS queue that its bucket tells of them
   TUNELINE_THREADS    processor threads (default: all)

@@ -89,7 +89,7 @@ def _line(run: Workspace, chosen: Params) -> State[Any]:
     seconds: dict[str, float] = {}
     futures = stages.submit(run, seconds)
     published = _publish(run, chosen, seconds, futures)
-    promoted = policy.as_task(_promote, "promote").submit(run, published)
+    promoted = policy.as_task(_promote, "promote").submit(run, published, chosen.promote.alias)
     if failed := stages.finish(run, [*futures.values(), published, promoted]):
         return failed
     result: Published = published.result()
@@ -148,15 +148,22 @@ def _publish(run: Workspace, chosen: Params, seconds: dict[str, float], futures:
     return policy.as_task(publish_version, "publish").submit(wait_for=list(futures.values()))
 
 
-def _promote(run: Workspace, published: Published) -> Event | State[Any]:
-    """Judge what was published; a champion that has to be evaluated again needs a model's memory, hence a child."""
-    words = ("tasks.promote", "--version", published.version.reference, "--workspace", ".")
+def _promote(run: Workspace, published: Published, alias: str) -> Event | State[Any]:
+    """Judge what was published, where that is to be done; a champion that has to be evaluated again needs a model's memory,
+    hence a child, which takes 2 s to begin."""
+    from tasks.promote import settled  # numpy, which `tuneline --help` and the like need not
+
+    version, into = published.version, Registry.open(os.environ)
+    words = ("tasks.promote", "--version", version.reference, "--workspace", ".")
     try:
+        if outcome := settled(version, alias, into.aliases.read(version.name, alias), into):
+            get_run_logger().info(outcome.words)
+            return outcome.told
         return stages.supervised(run, "promote", *words)
     except policy.TRIED_AGAIN:
         raise
     except TunelineError as error:
-        return Failed(message=f"promote: {published.version.reference} is registered, but was not judged: {error}")
+        return Failed(message=f"promote: {version.reference} is registered, but was not judged: {error}")
 
 
 def _rulings(registry: Registry, published: Published, promotion: Event) -> tuple[Ruling, ...]:

@@ -25,6 +25,7 @@ from tasks.data.report import datacard, rulings
 from tasks.data.report import evaluations as evaluated
 from tasks.data.report.evaluations import Evaluation
 from tasks.storage import aliases, checkout, keys
+from tasks.storage.aliases import Alias
 from tasks.storage.audit import LogEntry
 from tasks.storage.judgements import Judgement
 from tasks.storage.model_version import Version
@@ -44,6 +45,12 @@ class Outcome:
     judgement: Judgement | None = None
     withdrawal: LogEntry | None = None
     declined: LogEntry | None = None
+
+    @property
+    def told(self) -> dict[str, str | None]:
+        """For whoever asked, by an event or in the same process."""
+        verdict = self.judgement.digest if self.judgement else None
+        return {"version": self.version.reference, "what": self.what, "words": self.words, "verdict": verdict}
 
     @property
     def words(self) -> str:
@@ -78,9 +85,17 @@ def promote(params: PromoteParams, *, version: str, workspace: Path) -> Outcome:
         into = Registry.open(environ)
         outcome = promote_from(params, into.find(version), workspace, into)
     events.note(outcome.words)
-    verdict = outcome.judgement.digest if outcome.judgement else None
-    events.result(version=outcome.version.reference, what=outcome.what, words=outcome.words, verdict=verdict)
+    events.result(**outcome.told)
     return outcome
+
+
+def settled(version: Version, alias: str, standing: Alias | None, into: Registry) -> Outcome | None:
+    """What became of a version about which nothing is left to judge, while the alias is `standing`."""
+    if standing and standing.version == version.number:
+        return Outcome(version, "stands")
+    if withdrawal := into.audit(version.name).withdrawal(alias, version.number):
+        return Outcome(version, "withdrawn", withdrawal=withdrawal)
+    return None
 
 
 def promote_from(rules: PromoteParams, version: Version, workspace: Path, into: Registry) -> Outcome:
@@ -90,10 +105,8 @@ def promote_from(rules: PromoteParams, version: Version, workspace: Path, into: 
     facts = _facts(workspace, _signed(version, into) if rules.signed else None)
     for _ in range(TRIES):
         standing = into.aliases.read(version.name, rules.alias)
-        if standing and standing.version == version.number:
-            return Outcome(version, "stands")
-        if withdrawal := into.audit(version.name).withdrawal(rules.alias, version.number):
-            return Outcome(version, "withdrawn", withdrawal=withdrawal)
+        if outcome := settled(version, rules.alias, standing, into):
+            return outcome
         champion = into.read(version.name, standing.version) if standing else None
         theirs = _champion(champion, rules.target, mine.manifest, workspace, into) if champion else None
         case = Case(facts=facts, candidate=mine.scores, base=base.scores, champion=theirs)

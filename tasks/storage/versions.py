@@ -113,10 +113,13 @@ class Pipeline:
                 "or the version that it names"
             ) from None
 
-    def checkout_outputs(self) -> None:
-        """Link every stage's outputs, as dvc.lock names them, from the cache."""
+    def checkout_outputs(self, *, missing_ok: bool = False) -> None:
+        """Link every stage's outputs, as dvc.lock names them, from the cache. missing_ok: as far as both have them."""
         with self._open() as repo:
-            repo.checkout([stage.name for stage in self.stages], force=True)
+            recorded = {stage.addressing for stage in repo.index.stages if all(out.hash_info for out in stage.outs)}
+            names = [stage.name for stage in self.stages if stage.name in recorded or not missing_ok]
+            if names:  # none would mean all
+                repo.checkout(names, force=True, allow_missing=missing_ok)
 
     def set_params(self, changes: Mapping[str, Any]) -> None:
         """Write dotted paths into the workspace's params.yaml, leaving its comments where they are."""

@@ -13,6 +13,7 @@ import pytest
 
 from flows.arrivals import LANDED, READY
 from flows.deployments import flow_of, listed
+from flows.services import SIGN_IN
 from tasks.storage import embedded
 from tests.amazon import Amazon
 from tests.project import ROOT, Project
@@ -76,7 +77,9 @@ def test_what_lands_is_trained_on_once_and_nothing_else_is(
     assert value(counted, "tuneline_train_loss", "alone") > 0
     assert value(counted, "tuneline_train_memory_bytes", "alone") > 1e7
     assert len(seen := kept(project)) > 50
-    for secret in (CANARY, embedded.credentials(project.folder / ".tuneline" / "s3")[1]):
+    password = server.sign_in.partition(":")[2]
+    assert seen.pop(str(project.folder / SIGN_IN)).decode().strip().endswith(password)
+    for secret in (CANARY, embedded.credentials(project.folder / ".tuneline" / "s3")[1], password):
         assert [name for name, data in seen.items() if secret.encode() in data] == []
 
 
