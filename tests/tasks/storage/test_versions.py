@@ -13,7 +13,7 @@ import yaml
 from tasks.storage.versions import Change, Pipeline
 
 STAGES = {
-    "first": {"cmd": "mkdir first && echo 1 > first/a && echo 2 > first/b", "outs": ["first"]},
+    "first": {"cmd": "mkdir first && cp rows first/a && echo 2 > first/b", "deps": ["rows"], "outs": ["first"]},
     "second": {"cmd": "cp -r first second", "deps": ["first"], "outs": ["second"]},
 }
 
@@ -23,6 +23,7 @@ def made(tmp_path: Path) -> Path:
     """A pipeline whose stages have run, and whose outputs do not lie there any more."""
     for command in (["git", "init", "--quiet"], ["dvc", "init", "--quiet"]):
         subprocess.run(command, cwd=tmp_path, check=True, env={**os.environ, "DVC_NO_ANALYTICS": "1"})
+    (tmp_path / "rows").write_text("1\n")
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}))
     for name in STAGES:
         Pipeline(tmp_path).reproduce(name)
