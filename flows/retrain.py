@@ -27,6 +27,7 @@ from tasks.core import layout, params
 from tasks.core.errors import ConflictError, ModelError, TunelineError
 from tasks.core.params import Params
 from tasks.core.verdict import Ruling
+from tasks.promote import settled
 from tasks.storage.checkout import current
 from tasks.storage.corpus import Corpus
 from tasks.storage.registry import Published, Registry
@@ -151,8 +152,6 @@ def _publish(run: Workspace, chosen: Params, seconds: dict[str, float], futures:
 def _promote(run: Workspace, published: Published, alias: str) -> Event | State[Any]:
     """Judge what was published, where that is to be done; a champion that has to be evaluated again needs a model's memory,
     hence a child, which takes 2 s to begin."""
-    from tasks.promote import settled  # numpy, which `tuneline --help` and the like need not
-
     version, into = published.version, Registry.open(os.environ)
     words = ("tasks.promote", "--version", version.reference, "--workspace", ".")
     try:
