@@ -18,11 +18,12 @@ from pydantic import TypeAdapter
 
 from flows import automations
 
-FILE = Path(__file__).parents[1] / "infra" / "prefect.yaml"
+FILE = Path("infra", "prefect.yaml")
 
 
-def listed(file: Path = FILE) -> list[dict[str, Any]]:
-    """As they are written."""
+def listed() -> list[dict[str, Any]]:
+    """As they are written in this checkout; in a folder without that file, beside this code (an image's has none)."""
+    file = FILE if FILE.is_file() else Path(__file__).parents[1] / FILE
     return yaml.safe_load(file.read_text(encoding="utf-8"))["deployments"]
 
 
