@@ -35,6 +35,8 @@ LIMIT_SECONDS = 1200.0
 BARE, DVC, LINE = "bare steps", "dvc repro", "tuneline run"
 AGAIN = {DVC: "dvc repro, nothing to do", LINE: "tuneline run, nothing to do"}
 SERVED = "tuneline run, nothing to do, a server up"
+EASY: dict[str, Any] = {"rows": {"train": 1, "test": 1}, "margin": 100.0, "suites": {}}
+"""Rules of a gate that any model passes: a champion is what a run with nothing to do finds."""
 START_ROUNDS, QUICK_START_ROUNDS = 20, 4
 
 
@@ -81,14 +83,8 @@ def _template(folder: Path) -> Template:
     base = tiny.make_base(folder / "base")
     rows = tiny.write_rows(folder / "landing" / "day.jsonl", ROWS)
     template = checkout.make(folder / "template", f"{layout.RAW}.dvc")
-    easy: dict[str, Any] = {
-        "rows": {"train": 1, "test": 1},
-        "margin": 100.0,
-        "suites": {},
-    }  # so that it becomes the champion
-    values = params.parse(tiny.params(base, promote=easy), "tests/tiny.py").model_dump(
-        mode="json"
-    )  # DVC wants every section named
+    given = tiny.params(base, promote=EASY)
+    values = params.parse(given, "tests/tiny.py").model_dump(mode="json")  # DVC wants every section named
     (template / params.FILE).write_text(yaml.safe_dump(values), encoding="utf-8")
     checkout.settle(template)
     ingest = _command("ingest", template, "tuneline", "data", "ingest", str(rows))

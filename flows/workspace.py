@@ -66,7 +66,7 @@ def workspace(checkout: Path, name: str, chosen: Params, data: DataVersion | Non
             (root / f"{layout.RAW}.dvc").write_text(data.pointer, encoding="utf-8")
         pipeline = _configured(root, overrides)
         pipeline.checkout(layout.RAW)
-        pipeline.checkout_outputs(missing_ok=True)  # all at once: a stage that is restored by itself costs 0.2 s
+        pipeline.checkout_outputs(missing_ok=True)  # all at once: restored one by one, each costs 0.3 s
         yield Workspace(root, checkout, taken, overrides, pipeline, chosen.limits)
 
 

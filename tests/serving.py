@@ -27,15 +27,18 @@ SECONDS = 900.0
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
+def signed(words: str) -> dict[str, str]:
+    """The header that a server which asks for these words wants to see; none for no words."""
+    return {"Authorization": f"Basic {base64.b64encode(words.encode()).decode()}"} if words else {}
+
+
 class Server:
     """The Prefect server at an address; `sign_in`: the words that it asks for; `told`: what `tuneline up` says at its
     start, by name."""
 
     def __init__(self, address: str, sign_in: str = "", told: Mapping[str, str] | None = None) -> None:
         self.api, self.sign_in, self.told = f"{address}/api", sign_in, told or {}
-        self._headers = {"Content-Type": "application/json"}
-        if sign_in:
-            self._headers["Authorization"] = f"Basic {base64.b64encode(sign_in.encode()).decode()}"
+        self._headers = {"Content-Type": "application/json", **signed(sign_in)}
 
     def post(self, path: str, value: Any) -> Any:
         return self._asked(urllib.request.Request(f"{self.api}{path}", json.dumps(value).encode(), self._headers))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import socket
@@ -18,6 +17,7 @@ import pytest
 
 from flows.server import SIGN_IN, PrefectServer, prefect_server
 from tasks.core.errors import ServiceError
+from tests.serving import signed
 
 CLIENT = """
 import asyncio, sys
@@ -35,8 +35,7 @@ asyncio.run(main())
 
 
 def get(url: str, sign_in: str = "") -> Any:
-    headers = {"Authorization": f"Basic {base64.b64encode(sign_in.encode()).decode()}"} if sign_in else {}
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60) as answer:
+    with urllib.request.urlopen(urllib.request.Request(url, headers=signed(sign_in)), timeout=60) as answer:
         return json.load(answer)
 
 
