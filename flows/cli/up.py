@@ -84,9 +84,9 @@ def _page(port: int | None) -> AbstractContextManager[str | None]:
 def _serve(queue: Queue | None, *, landing: bool) -> None:
     """As `prefect.serve`, which would not say when the deployments are there: an event before that would start nothing."""
     from prefect.exceptions import TerminationSignal
-    from prefect.runner import Runner
 
     from flows import comebacks, deployments
+    from flows.runner import Runner
 
     # On SIGTERM Prefect's runner stops well but forgets to await itself, which would be all that the user sees.
     warnings.filterwarnings("ignore", "coroutine 'Runner.astop' was never awaited")
