@@ -21,7 +21,7 @@ def plan(checkout: Path, chosen: Params) -> list[dict[str, Any]]:
         running: set[str] = set()
         for stage in run.pipeline.stages:
             behind = [need for need in stage.needs if need in running]
-            change = Change.RUN if behind else run.pipeline.change(stage.name)
+            change = Change.RUN if behind else run.change(stage.name)
             if change is Change.RESTORE:
                 run.pipeline.reproduce(stage.name)
             if change is not Change.RUN:

@@ -62,7 +62,7 @@ def retrain(
             return Failed(message=f"it was begun {policy.COMEBACKS} times: its log says what ends its process")
         if answer := _answer(chosen):
             return answer
-        corpus = Corpus.open(os.environ)
+        corpus = Corpus.open(os.environ)  # asks the store, so that a wrong one is known before anything runs
         version = corpus.read(data) if data else None
         if when != "now":
             decision, version = arrivals.claim(corpus, chosen, when, _run_name())
@@ -88,9 +88,10 @@ def _introduce(run: Workspace, chosen: Params) -> None:
 
 def _line(run: Workspace, chosen: Params) -> State[Any]:
     seconds: dict[str, float] = {}
+    registry = Registry.open(os.environ)
     futures = stages.submit(run, seconds)
-    published = _publish(run, chosen, seconds, futures)
-    promoted = policy.as_task(_promote, "promote").submit(run, published, chosen.promote.alias)
+    published = _publish(run, chosen, seconds, futures, registry)
+    promoted = policy.as_task(_promote, "promote").submit(run, published, chosen.promote.alias, registry)
     if failed := stages.finish(run, [*futures.values(), published, promoted]):
         return failed
     result: Published = published.result()
@@ -100,7 +101,6 @@ def _line(run: Workspace, chosen: Params) -> State[Any]:
     _keep_report(run)
     if not bring_back(run):
         get_run_logger().info("the checkout keeps its files: they changed meanwhile, or the run had params of its own")
-    registry = Registry.open(os.environ)
     uri = registry.uri(result.version)
     rulings = _rulings(registry, result, promotion)
     report.show_results(run.root, result, uri, rulings)
@@ -136,9 +136,10 @@ def _answer(chosen: Params) -> State[Any] | None:
         return None
 
 
-def _publish(run: Workspace, chosen: Params, seconds: dict[str, float], futures: Futures) -> PrefectFuture[Any]:
+def _publish(
+    run: Workspace, chosen: Params, seconds: dict[str, float], futures: Futures, into: Registry
+) -> PrefectFuture[Any]:
     def publish_version() -> Published | State[Any]:
-        into = Registry.open(os.environ)
         try:
             return publish.publish_from(chosen.publish, run.root, run.snapshot, seconds, into)
         except policy.TRIED_AGAIN:
@@ -149,10 +150,10 @@ def _publish(run: Workspace, chosen: Params, seconds: dict[str, float], futures:
     return policy.as_task(publish_version, "publish").submit(wait_for=list(futures.values()))
 
 
-def _promote(run: Workspace, published: Published, alias: str) -> Event | State[Any]:
+def _promote(run: Workspace, published: Published, alias: str, into: Registry) -> Event | State[Any]:
     """Judge what was published, where that is to be done; a champion that has to be evaluated again needs a model's memory,
     hence a child, which takes 2 s to begin."""
-    version, into = published.version, Registry.open(os.environ)
+    version = published.version
     words = ("tasks.promote", "--version", version.reference, "--workspace", ".")
     try:
         if outcome := settled(version, alias, into.aliases.read(version.name, alias), into):

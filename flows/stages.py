@@ -53,7 +53,7 @@ def _stage(run: Workspace, stage: Stage, seconds: dict[str, float]) -> State[Any
     if run.stop.is_set():
         return Cancelled(name="NotRun", message="an earlier stage failed, or the run was stopped")
     try:
-        change = run.pipeline.change(stage.name)
+        change = run.change(stage.name)
         if change is Change.RESTORE:
             run.pipeline.reproduce(stage.name)
     except TunelineError as error:

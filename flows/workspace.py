@@ -27,7 +27,7 @@ from tasks.storage.model_version import Version
 from tasks.storage.process import abandoned, owned
 from tasks.storage.registry import Registry
 from tasks.storage.revision import Snapshot
-from tasks.storage.versions import Pipeline, Scratch, scratch, share_cache
+from tasks.storage.versions import Change, Pipeline, Scratch, scratch, share_cache
 
 LOCK = Path("dvc.lock")
 
@@ -36,6 +36,7 @@ LOCK = Path("dvc.lock")
 class Workspace:
     """`root` is the run's checkout, `checkout` the user's; `overrides` are the params that differ from its file.
 
+    `unchanged` are the stages that had nothing to do from the beginning, nor any that they need.
     `stop` is set when a stage fails or the run is stopped: the one under way ends, no other begins.
     """
 
@@ -45,7 +46,12 @@ class Workspace:
     overrides: Mapping[str, Any]
     pipeline: Pipeline
     limits: LimitsParams
+    unchanged: frozenset[str] = frozenset()
     stop: threading.Event = field(default_factory=threading.Event)
+
+    def change(self, stage: str) -> Change:
+        """What the stage needs now: nobody but the stages themselves changes the files here."""
+        return Change.NONE if stage in self.unchanged else self.pipeline.change(stage)
 
 
 @contextmanager
@@ -67,7 +73,7 @@ def workspace(checkout: Path, name: str, chosen: Params, data: DataVersion | Non
         pipeline = _configured(root, overrides)
         pipeline.checkout(layout.RAW)
         pipeline.checkout_outputs(missing_ok=True)  # all at once: restored one by one, each costs 0.3 s
-        yield Workspace(root, checkout, taken, overrides, pipeline, chosen.limits)
+        yield Workspace(root, checkout, taken, overrides, pipeline, chosen.limits, pipeline.unchanged())
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from collections.abc import Generator, Mapping
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,12 @@ class Pipeline:
 
     def __init__(self, root: Path) -> None:
         self._root = str(root.absolute())
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """In an order in which every stage stands after those it needs."""
         with self._open() as repo:
-            self.stages = _stages(repo)
+            return _stages(repo)
 
     @contextmanager
     def _open(self) -> Generator[Any]:
@@ -80,6 +85,16 @@ class Pipeline:
             except (RunCacheNotFoundError, DependencyDoesNotExistError):
                 return Change.RUN
             return Change.RESTORE
+
+    def unchanged(self) -> frozenset[str]:
+        """The stages that need nothing, nor anything that they need: in one look, where `change` takes one a stage."""
+        with self._open() as repo, repo.lock:
+            stages, alike = _stages(repo), {each.name for each in repo.index.stages if each.cmd and not each.changed()}
+        known: set[str] = set()
+        for stage in stages:
+            if stage.name in alike and known.issuperset(stage.needs):
+                known.add(stage.name)
+        return frozenset(known)
 
     def reasons(self, name: str) -> list[str]:
         """Why the stage would run, in words: `modified data/raw`, `modified train`."""
@@ -116,10 +131,9 @@ class Pipeline:
     def checkout_outputs(self, *, missing_ok: bool = False) -> None:
         """Link every stage's outputs, as dvc.lock names them, from the cache. missing_ok: as far as both have them."""
         with self._open() as repo:
-            recorded = {stage.addressing for stage in repo.index.stages if all(out.hash_info for out in stage.outs)}
-            names = [stage.name for stage in self.stages if stage.name in recorded or not missing_ok]
-            if names:  # none would mean all
-                repo.checkout(names, force=True, allow_missing=missing_ok)
+            repo.checkout(
+                ["dvc.yaml"], force=True, allow_missing=missing_ok
+            )  # by its stages' names, it is read for each
 
     def set_params(self, changes: Mapping[str, Any]) -> None:
         """Write dotted paths into the workspace's params.yaml, leaving its comments where they are."""

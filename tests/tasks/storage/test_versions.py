@@ -56,7 +56,21 @@ def test_what_the_cache_lacks_is_left_to_its_stage_and_never_there_in_part(made:
     assert changes(made)[0] is Change.RUN
 
 
-def test_what_was_never_recorded_is_passed_by(made: Path) -> None:
-    (made / "dvc.lock").unlink()
+@pytest.mark.parametrize("recorded", [[], ["first"]])
+def test_what_was_never_recorded_is_passed_by(made: Path, recorded: list[str]) -> None:
+    lock = yaml.safe_load((made / "dvc.lock").read_text())
+    stages = {name: lock["stages"][name] for name in recorded}
+    (made / "dvc.lock").write_text(yaml.safe_dump({**lock, "stages": stages}))
     Pipeline(made).checkout_outputs(missing_ok=True)
-    assert not any((made / name).exists() for name in STAGES)
+    assert [name for name in STAGES if (made / name).exists()] == recorded
+    assert Pipeline(made).unchanged() == frozenset(recorded)
+
+
+def test_what_needs_a_changed_stage_is_not_known_to_be_unchanged(made: Path) -> None:
+    pipeline = Pipeline(made)
+    assert pipeline.unchanged() == frozenset()
+    pipeline.checkout_outputs()
+    assert pipeline.unchanged() == frozenset(STAGES)
+    (made / "rows").write_text("3\n")
+    assert changes(made) == [Change.RUN, Change.NONE]
+    assert pipeline.unchanged() == frozenset()
