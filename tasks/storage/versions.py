@@ -131,9 +131,12 @@ class Pipeline:
     def checkout_outputs(self, *, missing_ok: bool = False) -> None:
         """Link every stage's outputs, as dvc.lock names them, from the cache. missing_ok: as far as both have them."""
         with self._open() as repo:
-            repo.checkout(
-                ["dvc.yaml"], force=True, allow_missing=missing_ok
-            )  # by its stages' names, it is read for each
+            made = [stage for stage in repo.index.stages if stage.cmd]
+            recorded = [stage.name for stage in made if all(out.hash_info for out in stage.outs)]
+            # By its stages' names, dvc.yaml is read once for each. No target at all would mean every one.
+            targets = ["dvc.yaml"] if len(recorded) == len(made) or not missing_ok else recorded
+            if targets:
+                repo.checkout(targets, force=True, allow_missing=missing_ok)
 
     def set_params(self, changes: Mapping[str, Any]) -> None:
         """Write dotted paths into the workspace's params.yaml, leaving its comments where they are."""

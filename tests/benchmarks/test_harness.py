@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import demo, harness
+from benchmarks import harness
 from benchmarks.harness import Comparison, Contender, Failure, Figure, Findings, Run, Unprepared
 from benchmarks.measuring import checkout, child, figures, machine, table
 
@@ -371,58 +371,3 @@ def test_the_scripts_are_found_and_explain_themselves(tmp_path: Path) -> None:
             [sys.executable, script, "--help"], cwd=tmp_path, capture_output=True, text=True, check=True
         )
         assert all(flag in shown.stdout for flag in ("--quick", "--json FILE"))
-
-
-# ---- the checkout that a line runs in
-
-
-def test_the_checkout_holds_the_working_tree_and_nothing_that_a_run_made(tmp_path: Path) -> None:
-    place = checkout.make(tmp_path / "place", "params.yaml")
-    assert (place / "dvc.yaml").read_bytes() == (checkout.ROOT / "dvc.yaml").read_bytes()
-    assert (place / ".dvc" / "config").is_file()
-    assert not [name for name in ("dvc.lock", "params.yaml", ".tuneline", "models", ".venv") if (place / name).exists()]
-    checkout.settle(place)
-    status = subprocess.run(["git", "-C", place, "status", "--porcelain"], capture_output=True, text=True, check=True)
-    assert status.stdout == ""
-
-
-def test_what_the_developer_has_set_stays_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (
-        "AWS_SECRET_ACCESS_KEY",
-        "PREFECT_API_URL",
-        "TUNELINE_REGISTRY",
-        "PYTHONHASHSEED",
-        "DVC_SITE_CACHE_DIR",
-    ):
-        monkeypatch.setenv(name, "mine")
-    found = checkout.environment(tmp_path)
-    assert "mine" not in found.values()
-    assert found["PYTHONPATH"] == str(tmp_path)
-    assert found["PATH"].startswith(str(Path(sys.executable).parent))
-
-
-# ---- the demo
-
-
-@settings(deadline=None)
-@given(positive, st.dictionaries(st.sampled_from(["fetch", "train", "merge"]), positive, min_size=1), positive)
-def test_the_parts_of_the_demo_add_up_to_its_commands(ingest: float, stages: dict[str, float], around: float) -> None:
-    first = run(sum(stages.values()) + around, {"seconds": stages})
-    runs = {demo.INGEST: [run(ingest)], demo.FIRST: [first], demo.SECOND: [run(1)]}
-    found = demo.findings(Comparison(demo.FIRST, runs, {}))
-    parts = found.absolute["parts_wall_seconds"]
-    assert list(parts) == [demo.INGEST, *stages, demo.REST, "total"]
-    assert parts["total"]["median"] == pytest.approx(ingest + first.wall_seconds, abs=1e-5)
-    assert sum(found.ratios["share of the demo"].values()) == pytest.approx(1, abs=1e-3)
-    assert f"{demo.SECOND} / {demo.FIRST}" in found.ratios
-
-
-def test_a_demo_that_failed_early_still_tells_what_it_has() -> None:
-    found = demo.findings(Comparison(demo.FIRST, {demo.INGEST: [run(1)]}, {demo.FIRST: "why"}))
-    assert found.failures == {demo.FIRST: "why"}
-    assert demo.INGEST in found.absolute
-
-
-def test_a_second_run_that_ran_something_is_a_failure() -> None:
-    assert demo.nothing_ran(run(1, {"ran": []})) == {}
-    assert demo.nothing_ran(run(1, {"ran": ["train"]})) == {demo.SECOND: Failure("ran train where nothing had changed")}
