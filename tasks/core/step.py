@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from tasks.core import events, params
+from tasks.core import collector, events, params
 from tasks.core.errors import ResourceError, TunelineError, from_os_error
 from tasks.core.manifest import Manifest
 
@@ -50,6 +50,7 @@ def flags_of(step: Step) -> dict[str, Any]:
 
 def main(step: Step, argv: Sequence[str] | None = None) -> int:
     """Run one step; the exit code says what kind of error ended it (tasks/core/errors.py)."""
+    collector.seldom()
     section = section_of(step)
     name = step.__module__ if step.__module__ != "__main__" else f"tasks.{step.__name__}"
     parser = argparse.ArgumentParser(

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from tasks.core import weights
+from tasks.core import collector, weights
 from tasks.core.errors import ModelError
 
 if TYPE_CHECKING:
@@ -106,8 +106,11 @@ def load(
     model: PreTrainedModel = loaded[0]
     check_whole(loaded[1], folder)
     check_finite(model, folder)
+    if stored_quantisation(folder) == "bitsandbytes":
+        _all_in(model, dtype)
     keep_packing_reversible(model)
     keep_int8_scales(model)
+    collector.usual()
     return model.eval()
 
 
@@ -196,6 +199,14 @@ def keep_packing_reversible(model: torch.nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  torch types attributes as tensors
+
+
+def _all_in(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Of a folder in int8, transformers 5.23 brings the biases to `dtype` and leaves the plain weights as they were stored:
+    a norm with both can't compute."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
 
 
 def keep_int8_scales(model: torch.nn.Module) -> None:

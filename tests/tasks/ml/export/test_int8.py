@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from tasks.core.errors import ModelError
+from tasks.ml import loading
 from tests import formats, tiny
 
 
@@ -28,6 +30,16 @@ def test_transposed_matrices(tmp_path: Path, tiny_bases: dict[tiny.Family, Path]
     facts = formats.write("int8", tiny_bases["gpt2"], tmp_path / "int8")
     assert facts["quantised_layers"] == 8
     assert 0 < formats.judge("int8", tmp_path / "int8", tiny_bases["gpt2"]).near["kl"] < 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_computes_in_the_dtype_that_is_asked(
+    tmp_path: Path, tiny_bases: dict[tiny.Family, Path], dtype: torch.dtype
+) -> None:
+    formats.write("int8", tiny_bases["gpt2"], tmp_path / "int8")
+    model = loading.load(tmp_path / "int8", dtype)
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype, torch.int8}
+    assert model(input_ids=torch.arange(3, 9)[None]).logits.isfinite().all()
 
 
 def test_kept_blocks_stay_as_they_are(tmp_path: Path, wide: Path) -> None:
