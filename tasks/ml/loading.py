@@ -88,6 +88,7 @@ def load(
     if held == "packed":
         from tasks.ml import packed
 
+        collector.usual()
         return packed.load(folder, dtype, attention=attention)
     options: dict[str, Any] = {} if held == "plain" else {"quantization_config": quantization(held, dtype, keep)}
     if stored_quantisation(folder) == "compressed-tensors":
