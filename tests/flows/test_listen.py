@@ -183,11 +183,12 @@ def test_it_is_told_to_stop_while_nothing_answers() -> None:
 def test_beside_other_work_an_error_is_said_and_the_work_goes_on(
     aws: Amazon, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    deadline, said = time.monotonic() + SECONDS, ""
+    before = set(threading.enumerate())
     with listening.beside(Queue.open(aws.url + "-x", aws.environ), Ear()):
-        while not said:
-            assert time.monotonic() < deadline
-            said = capsys.readouterr().err
+        for thread in {each for each in threading.enumerate() if each.name == "queue"} - before:
+            thread.join(SECONDS)  # what is read while it writes may be lost
+            assert not thread.is_alive()
+        said = capsys.readouterr().err
     assert said.startswith("error: looking at") and "no such queue" in said
     assert said.endswith("until the next start what lands is only looked for by schedule\n") and said.count("\n") == 1
 
