@@ -105,6 +105,18 @@ def once(spoil: Callable[[Answer], Answer | None], method: str, part: str = "") 
     return fault
 
 
+def first_put_lost() -> Fault:
+    """The first answer to a PUT of each path never arrives."""
+    seen: set[tuple[str, str]] = set()
+
+    def fault(method: str, path: str, answer: Answer) -> Answer | None:
+        first = (method, path) not in seen
+        seen.add((method, path))
+        return None if first and method == "PUT" else answer
+
+    return fault
+
+
 def refusal(status: int, code: str, said: str = "no") -> Answer:
     body = f"<Error><Code>{code}</Code><Message>{said}</Message></Error>".encode()
     return Answer(status, [("Content-Type", "application/xml")], body)

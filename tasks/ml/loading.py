@@ -80,6 +80,7 @@ def load(
     A folder that was quantised says so in its config and is loaded as it is.
     ModelError: transformers can't load it, it is to be quantised and already is, or a weight is not finite.
     """
+    collector.usual()
     if held != "plain" and (found := stored_quantisation(folder)):
         raise ModelError(
             f"{folder} is already quantised ({found}): train.method=lora trains beside it as it is; "
@@ -88,7 +89,6 @@ def load(
     if held == "packed":
         from tasks.ml import packed
 
-        collector.usual()
         return packed.load(folder, dtype, attention=attention)
     options: dict[str, Any] = {} if held == "plain" else {"quantization_config": quantization(held, dtype, keep)}
     if stored_quantisation(folder) == "compressed-tensors":
@@ -111,7 +111,6 @@ def load(
         _all_in(model, dtype)
     keep_packing_reversible(model)
     keep_int8_scales(model)
-    collector.usual()
     return model.eval()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tasks.core import collector
 from tasks.core.errors import ModelError
 from tasks.ml import loading
 
@@ -27,3 +29,10 @@ def test_a_weight_that_is_no_number_is_named_with_its_place(
     with pytest.raises(ModelError) as caught:
         loading.load(base, torch.float32, held=held)
     assert f"{NAME} is {says} at [3, 2]: fetch or make the model again" in str(caught.value)
+
+
+def test_from_then_on_the_collector_looks_as_usual(tiny_base: Path) -> None:
+    collector.seldom()
+    assert gc.get_threshold() == collector.SELDOM
+    loading.load(tiny_base, torch.float32)
+    assert gc.get_threshold() == collector.USUAL

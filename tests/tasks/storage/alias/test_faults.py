@@ -16,7 +16,7 @@ from tasks.core import events
 from tasks.core.errors import StorageError, TransientError
 from tasks.storage.model_version import Version
 from tasks.storage.registry import Registry
-from tests.faulty_store import Answer, Proxy, once, refusal
+from tests.faulty_store import Answer, Proxy, first_put_lost, once, refusal
 from tests.project import ROOT
 from tests.tasks.storage.alias.moving import assert_linear, moves, promote, rollback
 
@@ -129,14 +129,7 @@ def test_every_answer_to_a_write_lost_once(
     registry: Registry, versions: list[Version], proxied: tuple[Proxy, Registry, dict[str, str]]
 ) -> None:
     proxy, behind, _ = proxied
-    seen: set[tuple[str, str]] = set()
-
-    def fault(method: str, path: str, answer: Answer) -> Answer | None:
-        first = (method, path) not in seen
-        seen.add((method, path))
-        return None if first and method == "PUT" else answer
-
-    proxy.fault = fault
+    proxy.fault = first_put_lost()
     promote(behind, versions[0])
     promote(behind, versions[1])
     assert rollback(behind).made

@@ -19,7 +19,7 @@ from tasks.core.errors import (
 from tasks.storage.multipart import PART
 from tasks.storage.registry import Registry
 from tasks.storage.store import Store
-from tests.faulty_store import Answer, Proxy, cut, once, refusal
+from tests.faulty_store import Answer, Proxy, cut, first_put_lost, once, refusal
 from tests.tasks.storage.store.contents import complaint, entry, read, written
 
 
@@ -80,14 +80,7 @@ def test_an_upload_that_somebody_aborted_is_no_success(behind: Store, proxy: Pro
 
 
 def test_publishing_survives_every_first_answer_being_lost(behind: Store, proxy: Proxy, tmp_path: Path) -> None:
-    seen: set[tuple[str, str]] = set()
-
-    def fault(method: str, path: str, answer: Answer) -> Answer | None:
-        first = (method, path) not in seen
-        seen.add((method, path))
-        return None if first and method == "PUT" else answer
-
-    proxy.fault = fault
+    proxy.fault = first_put_lost()
     (tmp_path / "f").write_bytes(b"x")
     published = Registry(behind).publish("m", {"f": tmp_path / "f"}, "i", {}, datetime.now(UTC), "me")
     assert published.created
